@@ -1,0 +1,55 @@
+"""Power: what BMI asks of a node's management controller (BMC)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+
+class PowerState(StrEnum):
+    """Whether a node has power."""
+
+    ON = "on"
+    OFF = "off"
+
+
+class BootDevice(StrEnum):
+    """What the firmware starts from."""
+
+    NETWORK = "network"
+    DISK = "disk"
+
+
+@dataclass(frozen=True)
+class Bmc:
+    """How to reach one management controller."""
+
+    address: str
+    """URL or host name, as the driver expects it."""
+    username: str
+    password: str = field(repr=False)
+    options: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """What only one driver knows, such as Redfish's `system` path."""
+
+
+class Power(Protocol):
+    """What every power driver can do.
+
+    All verbs raise `BmcUnreachable` when nothing answers, `BmcRefused` when the controller says no. One driver
+    object serves all nodes and is called from many threads.
+    """
+
+    def state(self, bmc: Bmc) -> PowerState:
+        """Read the power state from the controller."""
+
+    def on(self, bmc: Bmc) -> None:
+        """Switch on and wait until the controller confirms it. A node that is on stays on."""
+
+    def off(self, bmc: Bmc) -> None:
+        """Switch off at once, without asking the operating system, and wait until the controller confirms it."""
+
+    def boot_from(self, bmc: Bmc, device: BootDevice) -> None:
+        """Choose what the firmware starts from, and read it back."""
+
+    def close(self) -> None:
+        """Let go of connections."""

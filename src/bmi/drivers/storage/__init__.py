@@ -1,0 +1,122 @@
+"""Storage: images, their copy-on-write clones, and the small seed volumes beside them."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+from uuid import UUID
+
+from bmi.drivers import Outcome
+
+
+class Kind(StrEnum):
+    """What a volume holds."""
+
+    IMAGE = "image"
+    DISK = "disk"
+    SEED = "seed"
+
+
+@dataclass(frozen=True)
+class Volume:
+    """One volume of the store; backends name it after its id, never after a user's word."""
+
+    kind: Kind
+    id: UUID
+
+    def __str__(self) -> str:
+        return f"{self.kind}-{self.id}"
+
+
+@dataclass(frozen=True)
+class VolumeInfo:
+    """A volume that really exists."""
+
+    volume: Volume
+    size: int
+    """Bytes that a node sees."""
+    allocated: int
+    """Bytes that it takes in the store; shared ones count for each sharer."""
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """Room in the store, in bytes."""
+
+    total: int
+    free: int
+
+
+@dataclass(frozen=True)
+class Backing:
+    """What a target driver needs to serve a volume."""
+
+    type: str
+    """`file`: `path` is a plain file on this host."""
+    path: str
+
+
+Progress = Callable[[int, int], None]
+"""Called with the bytes done and the bytes in all."""
+
+
+class Storage(Protocol):
+    """What every storage driver can do.
+
+    Every verb can be called again after it was interrupted anywhere, and then ends as if it had run once.
+    All raise `StorageError`; those that need room raise `StorageFull`.
+    """
+
+    def prepare(self) -> None:
+        """Make the store ready: mount, connect. Called at start; safe to repeat."""
+
+    def import_image(self, image: UUID, source: Path, progress: Progress) -> VolumeInfo:
+        """Take a raw file in as an image; holes stay holes. An image that is there already stays as it is."""
+
+    def clone(self, image: UUID, disk: UUID, size: int | None = None) -> Outcome:
+        """Make a disk that starts as the image's content, without copying it.
+
+        Args:
+            image: The image.
+            disk: Id of the disk to make.
+            size: Bytes of the disk, at least the image's; the image's own if None.
+
+        Raises:
+            NotFound: The store has no such image.
+        """
+
+    def snapshot(self, disk: UUID, image: UUID) -> Outcome:
+        """Freeze a disk's content of this moment as an image, without copying it; the disk may be in use.
+
+        Raises:
+            NotFound: The store has no such disk.
+        """
+
+    def write_seed(self, seed: UUID, content: bytes) -> Outcome:
+        """Make a small read-only volume with this content, replacing what it held before."""
+
+    def remove(self, volume: Volume) -> Outcome:
+        """Remove a volume. Images that others were cloned from can go: the clones stay whole."""
+
+    def find(self, volume: Volume) -> VolumeInfo | None:
+        """Say what a volume is like, or None if it does not exist."""
+
+    def volumes(self) -> Iterable[VolumeInfo]:
+        """List every volume that really exists, half-made ones left out."""
+
+    def capacity(self) -> Capacity:
+        """Say how much room there is."""
+
+    def backing(self, volume: Volume) -> Backing:
+        """Say how a target driver on this host reaches a volume.
+
+        Raises:
+            NotFound: The store has no such volume.
+        """
+
+    def close(self) -> None:
+        """Let go of connections. What is stored and mounted stays."""
+
+    def dismantle(self) -> None:
+        """Undo what `prepare` did to the host (mounts, loop devices). What is stored stays."""

@@ -1,0 +1,104 @@
+"""Targets: disks and seeds made reachable by one node over iSCSI (RFC 7143)."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+from typing import Protocol
+from uuid import UUID
+
+from bmi.drivers import Outcome
+from bmi.drivers.storage import Backing
+
+
+@dataclass(frozen=True)
+class Portal:
+    """Where initiators connect: one address, one server process, the exports of one project on one network."""
+
+    id: UUID
+    address: IPv4Address
+    port: int
+    namespace: str | None = None
+    """Network namespace in which the address lives; the host's own if None."""
+
+    def __str__(self) -> str:
+        return f"{self.address}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Lun:
+    """One logical unit of an export. LUN 0 is the target's own controller, so numbers start at 1."""
+
+    number: int
+    backing: Backing
+    readonly: bool = False
+
+
+@dataclass(frozen=True)
+class Export:
+    """What one node may reach, and how it must prove who it is."""
+
+    iqn: str
+    initiator: str
+    """Name of the only initiator that is let in."""
+    username: str
+    password: str = field(repr=False)
+    """CHAP secret, 12 to 16 characters: what firmware initiators take."""
+    luns: tuple[Lun, ...]
+
+
+@dataclass(frozen=True)
+class Session:
+    """An initiator that is logged in."""
+
+    iqn: str
+    initiator: str
+    address: str
+    id: int
+    """Differs between two log-ins of the same initiator, as long as the server process lives."""
+
+
+@dataclass(frozen=True)
+class Removal:
+    """How an export went away."""
+
+    outcome: Outcome
+    initiators: tuple[str, ...] = ()
+    """Initiators that were still logged in."""
+    forced: bool = False
+    """Whether the whole server process had to be ended."""
+
+
+class Target(Protocol):
+    """What every target driver can do. All verbs raise `TargetError`."""
+
+    def serve(self, portal: Portal, exports: Sequence[Export]) -> Outcome:
+        """Make sure that a portal serves at least these exports.
+
+        A server that does not run is started and gets all of them before it takes the first log-in: an
+        initiator that comes back must never be told that its target does not exist. So pass every export that
+        belongs on the portal. Exports that are there and not named stay.
+
+        Raises:
+            PortTaken: Another program listens on the portal's address.
+        """
+
+    def remove(self, portal: UUID, iqn: str) -> Removal:
+        """Take an export away: refuse new log-ins, close sessions, remove, and verify by listing."""
+
+    def exports(self, portal: UUID) -> Iterable[Export]:
+        """List what a portal really serves. Secrets cannot be read back and are empty."""
+
+    def sessions(self, portal: UUID) -> Iterable[Session]:
+        """List who is logged in at a portal; nobody if it does not run."""
+
+    def portals(self) -> Iterable[UUID]:
+        """List the portals of this installation whose server runs."""
+
+    def stop(self, portal: UUID) -> Outcome:
+        """End a portal's server, with everything it serves."""
+
+    def on_exit(self, call: Callable[[UUID], None]) -> None:
+        """Call this when a portal's server ended and nobody asked it to, also for servers found running."""
+
+    def close(self) -> None:
+        """Let go of connections. Servers go on."""

@@ -1,0 +1,188 @@
+"""Every failure a caller can meet.
+
+An error is its own documentation: the class says what kind of failure it is, `code` never changes between
+releases, the message names the thing and the cause, `next_step` says what to do about it.
+"""
+
+from typing import ClassVar
+
+
+class BmiError(Exception):
+    """An operation of BMI failed."""
+
+    code: ClassVar[str] = "internal"
+    status: ClassVar[int] = 500
+    transient: ClassVar[bool] = False
+    """Whether the same call may succeed a moment later, so that a retry makes sense."""
+
+    def __init__(self, message: str, *, next_step: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.next_step = next_step
+
+    def __str__(self) -> str:
+        return f"{self.message}; {self.next_step}"
+
+
+class SettingsInvalid(BmiError):
+    """The configuration has a value that BMI cannot run with."""
+
+    code = "settings-invalid"
+
+
+# --- what a caller asked for -----------------------------------------------------------------------------
+
+
+class BadRequest(BmiError):
+    """The request has a value that cannot be used."""
+
+    code = "bad-request"
+    status = 400
+
+
+class NotAuthenticated(BmiError):
+    """The request carries no valid token."""
+
+    code = "not-authenticated"
+    status = 401
+
+
+class NotAllowed(BmiError):
+    """The caller may see the thing, but not do this to it."""
+
+    code = "not-allowed"
+    status = 403
+
+
+class NotFound(BmiError):
+    """The thing does not exist, or the caller may not know that it does."""
+
+    code = "not-found"
+    status = 404
+
+
+class AlreadyExists(BmiError):
+    """Another thing has the name already."""
+
+    code = "already-exists"
+    status = 409
+
+
+class InUse(BmiError):
+    """The thing is used by something else, or another operation runs on it."""
+
+    code = "in-use"
+    status = 409
+
+
+class WrongState(BmiError):
+    """The thing is in a state in which this cannot be done to it."""
+
+    code = "wrong-state"
+    status = 409
+
+
+# --- what the parts underneath report --------------------------------------------------------------------
+
+
+class CommandFailed(BmiError):
+    """A program that BMI ran ended with an error."""
+
+    code = "command-failed"
+
+
+class CommandTimedOut(CommandFailed):
+    """A program that BMI ran did not end in time."""
+
+    code = "command-timed-out"
+    transient = True
+
+
+class DeadlineExceeded(BmiError):
+    """Something that BMI waited for did not happen in time."""
+
+    code = "deadline-exceeded"
+    status = 504
+
+
+class StorageError(BmiError):
+    """The storage could not do what was asked."""
+
+    code = "storage-error"
+
+
+class StorageFull(StorageError):
+    """The storage has no room for this."""
+
+    code = "storage-full"
+    status = 507
+
+
+class ImageInvalid(BmiError):
+    """The content offered as an image cannot be used as one."""
+
+    code = "image-invalid"
+    status = 422
+
+
+class TargetError(BmiError):
+    """The iSCSI target could not do what was asked."""
+
+    code = "target-error"
+    transient = True
+
+
+class PortTaken(BmiError):
+    """A network address that BMI has to listen on is in use by another program."""
+
+    code = "port-taken"
+
+
+class SwitchError(BmiError):
+    """The switch could not do what was asked."""
+
+    code = "switch-error"
+    transient = True
+
+
+class SwitchPortUnknown(SwitchError):
+    """The switch has no port of that name."""
+
+    code = "switch-port-unknown"
+    transient = False
+
+
+class LegError(BmiError):
+    """The gateway's leg on a network could not be made or removed."""
+
+    code = "leg-error"
+    transient = True
+
+
+class BootServiceError(BmiError):
+    """DHCP, TFTP or the boot scripts of a network could not be served."""
+
+    code = "boot-service-error"
+    transient = True
+
+
+class BmcUnreachable(BmiError):
+    """The management controller of a node does not answer."""
+
+    code = "bmc-unreachable"
+    status = 502
+    transient = True
+
+
+class BmcRefused(BmiError):
+    """The management controller of a node refuses what was asked."""
+
+    code = "bmc-refused"
+    status = 502
+
+
+class Cancelled(BmiError):
+    """Somebody asked for the operation to be cancelled."""
+
+    code = "cancelled"
+    status = 409

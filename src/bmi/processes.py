@@ -1,0 +1,160 @@
+"""Long-running programs that outlive the process that started them.
+
+A running node must not lose its disk because BMI restarts. So tgtd and dnsmasq are started detached, and a
+record on disk says which process it was: the process id alone is reused by the kernel, together with the start
+time it is not.
+"""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+from bmi.errors import CommandFailed
+from bmi.run import inside
+from bmi.wait import wait_until
+
+_TERM_DEADLINE = 5.0  # seconds a program gets to end by itself before it is killed
+_KILL_DEADLINE = 5.0  # seconds until a killed program must be gone
+
+
+@dataclass(frozen=True)
+class Process:
+    """One particular run of a program."""
+
+    pid: int
+    started: float
+    """Seconds since the epoch, as the kernel tells it."""
+
+    def alive(self) -> bool:
+        """Say whether it still runs."""
+        try:
+            found = psutil.Process(self.pid)
+            return found.create_time() == self.started and found.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal, if it still runs."""
+        if self.alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def stop(self, *, kill: bool = False) -> None:
+        """End it, by force where asking does not help, and wait until it is gone.
+
+        Args:
+            kill: Do not ask first.
+
+        Raises:
+            DeadlineExceeded: It is still there after SIGKILL: it hangs in the kernel.
+        """
+        if not kill:
+            self.signal(signal.SIGTERM)
+            if self._gone_within(_TERM_DEADLINE):
+                return
+        self.signal(signal.SIGKILL)
+        wait_until(
+            lambda: not self.alive(),
+            deadline=_KILL_DEADLINE,
+            what=f"process {self.pid} to end after SIGKILL",
+            next_step="it hangs in the kernel: look at its state in /proc and at dmesg",
+        )
+
+    def on_exit(self, call: Callable[[], None]) -> None:
+        """Call something, from a thread of its own, once the process has ended; at once if it has already."""
+
+        def watch() -> None:
+            with contextlib.suppress(ProcessLookupError):
+                fd = os.pidfd_open(self.pid)
+                try:
+                    if self.alive():
+                        select.select([fd], [], [])
+                finally:
+                    os.close(fd)
+            _reap(self.pid)
+            call()
+
+        threading.Thread(target=watch, name=f"watch-{self.pid}", daemon=True).start()
+
+    def _gone_within(self, seconds: float) -> bool:
+        try:
+            fd = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return True
+        try:
+            if self.alive():
+                select.select([fd], [], [], seconds)
+        finally:
+            os.close(fd)
+        _reap(self.pid)
+        return not self.alive()
+
+
+def start(
+    argv: Sequence[str | Path],
+    *,
+    record: Path,
+    log: Path,
+    namespace: str | None = None,
+    env: Mapping[str, str] | None = None,
+) -> Process:
+    """Start a program that goes on when this process ends.
+
+    Args:
+        argv: The program, which must stay in the foreground, and its arguments.
+        record: File that remembers the process; `recorded` reads it.
+        log: File that its output is added to.
+        namespace: Name of the network namespace to run in; the caller's own if None.
+        env: Variables set on top of the caller's environment.
+
+    Raises:
+        CommandFailed: It is not installed.
+    """
+    words = [*inside(namespace), *map(str, argv)]
+    record.parent.mkdir(parents=True, exist_ok=True)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        try:
+            child = subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                env=None if env is None else {**os.environ, **env},
+            )
+        except FileNotFoundError as error:
+            raise CommandFailed(
+                f"{words[0]} is not installed", next_step=f"install the Debian package that has {words[0]}"
+            ) from error
+    # The handle would warn when it is collected before the program ends; on_exit and stop reap by pid.
+    child.returncode = 0
+    process = Process(child.pid, psutil.Process(child.pid).create_time())
+    partial = record.with_suffix(".part")
+    partial.write_text(json.dumps(asdict(process)))
+    partial.rename(record)
+    return process
+
+
+def recorded(record: Path) -> Process | None:
+    """Return the process that a record names, if it still runs."""
+    try:
+        process = Process(**json.loads(record.read_text()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+    return process if process.alive() else None
+
+
+def _reap(pid: int) -> None:
+    """Collect an ended child, so that it does not stay behind as a zombie; not ours is fine."""
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)
