@@ -1,8 +1,8 @@
 """Long-running programs that outlive the process that started them.
 
 A running node must not lose its disk because BMI restarts. So tgtd and dnsmasq are started detached, and a
-record on disk says which process it was: the process id alone is reused by the kernel, together with the start
-time it is not.
+record on disk says which process it was: the kernel gives a process id out again, but not with the same start
+time.
 """
 
 import contextlib

@@ -1,8 +1,13 @@
 """Runs other programs: argument lists only, a time limit, and their error output in the error."""
 
+import io
 import os
+import select
+import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from bmi.errors import CommandFailed, CommandTimedOut
@@ -10,6 +15,7 @@ from bmi.errors import CommandFailed, CommandTimedOut
 TIMEOUT = 30.0  # seconds; enough for anything that BMI waits for on a request's path
 
 _STDERR_KEPT = 2000  # characters of a program's error output that are worth a reader's time
+_LINES_KEPT = 15  # lines of a long-running program's output that go into the error
 
 
 def run(
@@ -63,6 +69,83 @@ def run(
             next_step="mend what the program complains about and try again",
         )
     return done.stdout.decode(errors="replace")
+
+
+def stream(
+    argv: Sequence[str | Path],
+    *,
+    line: Callable[[str], None],
+    timeout: float,
+    env: Mapping[str, str] | None = None,
+) -> None:
+    """Run a program to its end and hand on each line it prints, on either output, as it comes.
+
+    Args:
+        argv: The program and its arguments. Never put a secret here: every user of the host can read it.
+        line: Called with each line, without its end. What it raises ends the program.
+        timeout: Seconds until the program, and what it started, is killed.
+        env: Variables set on top of the caller's environment.
+
+    Raises:
+        CommandTimedOut: It did not end in time and was killed.
+        CommandFailed: It is not installed, or ended with a status other than 0.
+    """
+    words = list(map(str, argv))
+    deadline = time.monotonic() + timeout
+    last: deque[str] = deque(maxlen=_LINES_KEPT)
+    try:
+        child = subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=None if env is None else {**os.environ, **env},
+            start_new_session=True,
+        )
+    except FileNotFoundError as error:
+        raise CommandFailed(
+            f"{words[0]} is not installed", next_step=f"install the Debian package that has {words[0]}"
+        ) from error
+    try:
+        with child.stdout or io.BytesIO() as output:
+            for text in _lines(output.fileno(), deadline):
+                last.append(text)
+                line(text)
+        status = child.wait(max(0.0, deadline - time.monotonic()))
+    except (TimeoutError, subprocess.TimeoutExpired) as error:
+        raise CommandTimedOut(
+            f"{' '.join(words)} did not end within {timeout:g} s and was killed; its last words: {last}",
+            next_step="look at the host's load and try again",
+        ) from error
+    finally:
+        if child.returncode is None:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+    if status != 0:
+        raise CommandFailed(
+            f"{' '.join(words)} ended with status {status}: {chr(10).join(last) or 'no output'}",
+            next_step="mend what the program complains about and try again",
+        )
+
+
+def _lines(fd: int, deadline: float) -> Iterator[str]:
+    """Read lines until the other end is closed.
+
+    Raises:
+        TimeoutError: It was not closed by the deadline.
+    """
+    rest = b""
+    while True:
+        ready, _, _ = select.select([fd], [], [], max(0.0, deadline - time.monotonic()))
+        if not ready:
+            raise TimeoutError
+        chunk = os.read(fd, 65536)
+        *complete, rest = (rest + chunk).split(b"\n")
+        yield from (each.decode(errors="replace") for each in complete)
+        if not chunk:
+            if rest:
+                yield rest.decode(errors="replace")
+            return
 
 
 def inside(namespace: str | None) -> list[str]:

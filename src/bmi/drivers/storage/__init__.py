@@ -46,6 +46,7 @@ class Capacity:
 
     total: int
     free: int
+    """What may be used; what the driver keeps in reserve is not counted. At 0 the store is full."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,16 @@ class Storage(Protocol):
         """Make the store ready: mount, connect. Called at start; safe to repeat."""
 
     def import_image(self, image: UUID, source: Path, progress: Progress) -> VolumeInfo:
-        """Take a raw file in as an image; holes stay holes. An image that is there already stays as it is."""
+        """Take a raw file in as an image; holes stay holes. An image that is there already stays as it is.
+
+        Args:
+            image: Id of the image to make.
+            source: The file; it must not change meanwhile.
+            progress: Called now and then, at the end with all bytes done. What it raises ends the import.
+
+        Raises:
+            ImageInvalid: The source cannot be read, is empty or is not made of whole sectors of 512 bytes.
+        """
 
     def clone(self, image: UUID, disk: UUID, size: int | None = None) -> Outcome:
         """Make a disk that starts as the image's content, without copying it.
@@ -80,10 +90,11 @@ class Storage(Protocol):
         Args:
             image: The image.
             disk: Id of the disk to make.
-            size: Bytes of the disk, at least the image's; the image's own if None.
+            size: Bytes of the disk, at least the image's and a multiple of 512; the image's own if None.
 
         Raises:
             NotFound: The store has no such image.
+            BadRequest: The size is too small or no multiple of 512.
         """
 
     def snapshot(self, disk: UUID, image: UUID) -> Outcome:
@@ -94,7 +105,14 @@ class Storage(Protocol):
         """
 
     def write_seed(self, seed: UUID, content: bytes) -> Outcome:
-        """Make a small read-only volume with this content, replacing what it held before."""
+        """Make a small read-only volume with this content, replacing what it held before.
+
+        The content is padded with zeros to whole sectors of 512 bytes. An export that serves the seed goes on
+        serving what the seed held when it was exported.
+
+        Raises:
+            BadRequest: There is no content.
+        """
 
     def remove(self, volume: Volume) -> Outcome:
         """Remove a volume. Images that others were cloned from can go: the clones stay whole."""
@@ -119,4 +137,8 @@ class Storage(Protocol):
         """Let go of connections. What is stored and mounted stays."""
 
     def dismantle(self) -> None:
-        """Undo what `prepare` did to the host (mounts, loop devices). What is stored stays."""
+        """Undo what `prepare` did to the host (mounts, loop devices). What is stored stays.
+
+        Raises:
+            InUse: Something on this host still uses volumes.
+        """

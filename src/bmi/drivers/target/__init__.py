@@ -12,7 +12,7 @@ from bmi.drivers.storage import Backing
 
 @dataclass(frozen=True)
 class Portal:
-    """Where initiators connect: one address, one server process, the exports of one project on one network."""
+    """Where initiators connect: one address, served by one process, for one project on one network."""
 
     id: UUID
     address: IPv4Address
@@ -69,21 +69,28 @@ class Removal:
 
 
 class Target(Protocol):
-    """What every target driver can do. All verbs raise `TargetError`."""
+    """What every target driver can do.
+
+    All verbs raise `TargetError`, and `BadRequest` where a portal or an export has a value that cannot be served.
+    """
 
     def serve(self, portal: Portal, exports: Sequence[Export]) -> Outcome:
         """Make sure that a portal serves at least these exports.
 
         A server that does not run is started and gets all of them before it takes the first log-in: an
         initiator that comes back must never be told that its target does not exist. So pass every export that
-        belongs on the portal. Exports that are there and not named stay.
+        belongs on the portal. Exports that are there and not named stay; one that is there in another form is
+        made anew. One that cannot be served does not keep the others from it, and raises after that.
 
         Raises:
             PortTaken: Another program listens on the portal's address.
         """
 
     def remove(self, portal: UUID, iqn: str) -> Removal:
-        """Take an export away: refuse new log-ins, close sessions, remove, and verify by listing."""
+        """Take an export away: refuse new log-ins, close sessions, remove, and verify by listing.
+
+        Where that does not help the whole server is ended (`forced`): serve the portal's other exports again.
+        """
 
     def exports(self, portal: UUID) -> Iterable[Export]:
         """List what a portal really serves. Secrets cannot be read back and are empty."""

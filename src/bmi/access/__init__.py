@@ -1,0 +1,1 @@
+"""Projects, tokens and roles, and the one policy function that every route goes through."""

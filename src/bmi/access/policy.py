@@ -1,0 +1,105 @@
+"""Who may do what: the one table of rules and the one function that every route goes through."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from uuid import UUID
+
+from bmi.api.access import Role
+from bmi.errors import NotAllowed, NotFound
+
+
+class Action(StrEnum):
+    """Everything that can be asked for."""
+
+    PROJECT_READ = "project.read"
+    PROJECT_WRITE = "project.write"
+    TOKEN_READ = "token.read"  # noqa: S105
+    TOKEN_WRITE = "token.write"  # noqa: S105
+    NODE_READ = "node.read"
+    NODE_USE = "node.use"
+    NODE_WRITE = "node.write"
+    NETWORK_READ = "network.read"
+    NETWORK_WRITE = "network.write"
+    IMAGE_READ = "image.read"
+    IMAGE_WRITE = "image.write"
+    IMAGE_BUILD = "image.build"
+    DISK_READ = "disk.read"
+    DISK_WRITE = "disk.write"
+    OPERATION_READ = "operation.read"
+    OPERATION_CANCEL = "operation.cancel"
+    DOCTOR = "doctor"
+
+
+LEAST_ROLE: dict[Action, Role] = {
+    Action.PROJECT_READ: Role.VIEWER,
+    Action.PROJECT_WRITE: Role.ADMIN,
+    Action.TOKEN_READ: Role.MANAGER,
+    Action.TOKEN_WRITE: Role.MANAGER,
+    Action.NODE_READ: Role.VIEWER,
+    Action.NODE_USE: Role.MEMBER,
+    Action.NODE_WRITE: Role.ADMIN,
+    Action.NETWORK_READ: Role.VIEWER,
+    Action.NETWORK_WRITE: Role.MANAGER,
+    Action.IMAGE_READ: Role.VIEWER,
+    Action.IMAGE_WRITE: Role.MEMBER,
+    Action.IMAGE_BUILD: Role.ADMIN,
+    Action.DISK_READ: Role.VIEWER,
+    Action.DISK_WRITE: Role.MEMBER,
+    Action.OPERATION_READ: Role.VIEWER,
+    Action.OPERATION_CANCEL: Role.MEMBER,
+    Action.DOCTOR: Role.ADMIN,
+}
+
+_RANK = {role: rank for rank, role in enumerate((Role.VIEWER, Role.MEMBER, Role.MANAGER, Role.ADMIN))}
+
+READABLE_BY_ALL = {Action.IMAGE_READ, Action.NODE_READ}
+"""What everybody may read where it belongs to no project: golden images of the site, free nodes."""
+
+USABLE_BY_ALL = {Action.NODE_USE}
+"""What everybody with the role may take where it belongs to no project: free nodes."""
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks."""
+
+    token: str
+    role: Role
+    project: UUID | None
+    """The project that the token is good for; None for an admin's."""
+
+    @property
+    def admin(self) -> bool:
+        """Whether the caller may do everything everywhere."""
+        return self.role is Role.ADMIN
+
+
+def authorize(caller: Caller, action: Action, project: UUID | None, *, thing: str) -> None:
+    """Let a caller do something to a thing of a project, or refuse.
+
+    Args:
+        caller: Who asks.
+        action: What for.
+        project: The project that the thing belongs to; None if it belongs to none.
+        thing: The thing in words, such as `disk web-1`.
+
+    Raises:
+        NotFound: The caller may not know that the thing exists.
+        NotAllowed: The caller may see the thing, but not do this.
+    """
+    if caller.admin:
+        return
+    free = project is None and action in READABLE_BY_ALL | USABLE_BY_ALL
+    if not free and project != caller.project:
+        raise unknown(thing)
+    least = LEAST_ROLE[action]
+    if _RANK[caller.role] < _RANK[least]:
+        raise NotAllowed(
+            f"{action} on {thing} needs the role {least}, token {caller.token} has {caller.role}",
+            next_step=f"ask for a token with the role {least}",
+        )
+
+
+def unknown(thing: str) -> NotFound:
+    """Return the error for a thing that does not exist, or not for this caller."""
+    return NotFound(f"there is no {thing}", next_step="check the name, and the project it belongs to")

@@ -1,0 +1,97 @@
+"""HTTP of projects and tokens."""
+
+from fastapi import APIRouter
+from sqlalchemy import select
+
+from bmi.access import service as access
+from bmi.access.models import Project, Token
+from bmi.access.policy import Action, authorize
+from bmi.api import access as wire
+from bmi.api.common import Page
+from bmi.db import page
+from bmi.http import Pages, TheService, Who
+
+router = APIRouter(tags=["access"])
+
+
+@router.get("/whoami")
+def whoami(service: TheService, who: Who) -> wire.Identity:
+    """Say whom the token stands for."""
+    with service.parts.db.read() as session:
+        project = session.get(Project, who.project) if who.project else None
+        return wire.Identity(token=who.token, role=who.role, project=project.name if project else None)
+
+
+@router.post("/projects", status_code=201)
+def create_project(service: TheService, who: Who, body: wire.ProjectCreate) -> wire.Project:
+    """Make a project."""
+    authorize(who, Action.PROJECT_WRITE, who.project, thing="the system")
+    with service.parts.db.write() as session:
+        return _project(access.create_project(session, body.name))
+
+
+@router.get("/projects")
+def list_projects(service: TheService, who: Who, paging: Pages) -> Page[wire.Project]:
+    """List the projects that the caller belongs to; an admin sees all."""
+    with service.parts.db.read() as session:
+        query = select(Project)
+        if not who.admin:
+            query = query.where(Project.id == who.project)
+        rows, following = page(session, query, Project, limit=paging.limit, cursor=paging.cursor)
+        return Page(items=[_project(row) for row in rows], next=following)
+
+
+@router.get("/projects/{project}")
+def show_project(service: TheService, who: Who, project: str) -> wire.Project:
+    """Show a project."""
+    with service.parts.db.read() as session:
+        return _project(access.owner(session, who, Action.PROJECT_READ, project))
+
+
+@router.delete("/projects/{project}", status_code=204)
+def delete_project(service: TheService, who: Who, project: str) -> None:
+    """Remove a project that owns nothing."""
+    with service.parts.db.write() as session:
+        access.delete_project(session, access.owner(session, who, Action.PROJECT_WRITE, project))
+
+
+@router.post("/tokens", status_code=201)
+def create_token(service: TheService, who: Who, body: wire.TokenCreate) -> wire.TokenSecret:
+    """Make a token; its secret is in this answer only."""
+    with service.parts.db.write() as session:
+        row, secret = access.create_token(session, who, body)
+        return wire.TokenSecret(**_token(row).model_dump(), secret=secret)
+
+
+@router.get("/tokens")
+def list_tokens(service: TheService, who: Who, paging: Pages) -> Page[wire.Token]:
+    """List tokens, without their secrets."""
+    authorize(who, Action.TOKEN_READ, who.project, thing="tokens")
+    with service.parts.db.read() as session:
+        query = select(Token)
+        if not who.admin:
+            query = query.where(Token.project_id == who.project)
+        rows, following = page(session, query, Token, limit=paging.limit, cursor=paging.cursor)
+        return Page(items=[_token(row) for row in rows], next=following)
+
+
+@router.delete("/tokens/{token}", status_code=204)
+def delete_token(service: TheService, who: Who, token: str) -> None:
+    """Revoke a token; it stops working at once."""
+    with service.parts.db.write() as session:
+        session.delete(access.find_owned(session, who, Token, token, Action.TOKEN_WRITE, project=None))
+
+
+def _project(row: Project) -> wire.Project:
+    return wire.Project(id=row.id, name=row.name, created_at=row.created_at)
+
+
+def _token(row: Token) -> wire.Token:
+    return wire.Token(
+        id=row.id,
+        name=row.name,
+        role=row.role,
+        project=row.project.name if row.project else None,
+        created_at=row.created_at,
+        expires_at=row.expires_at,
+    )

@@ -1,0 +1,232 @@
+"""Use cases of projects and tokens, and how a thing is found by its name."""
+
+import hashlib
+import os
+import secrets
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, exists, or_, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from bmi.access.models import Installation, Project, Token
+from bmi.access.policy import READABLE_BY_ALL, Action, Caller, authorize, unknown
+from bmi.api.access import Role, TokenCreate
+from bmi.db import Db, Table, now
+from bmi.errors import AlreadyExists, BadRequest, InUse, NotAuthenticated
+
+T = TypeVar("T", bound=Table)
+
+ADMIN_TOKEN_FILE = "admin.token"  # noqa: S105
+
+
+def installation(db: Db) -> UUID:
+    """Return this installation's id; the first call on an empty database chooses it."""
+    with db.write() as session:
+        row = session.scalar(select(Installation))
+        if row is None:
+            row = Installation()
+            session.add(row)
+            session.flush()
+        return row.id
+
+
+def bootstrap(db: Db, state_dir: Path) -> Path | None:
+    """Make the first admin's token on a database without any, and return the file that holds its secret."""
+    with db.write() as session:
+        if session.scalar(select(exists().where(Token.role == Role.ADMIN))):
+            return None
+        secret = _new_secret()
+        session.add(Token(name="admin", digest=_digest(secret), role=Role.ADMIN))
+        file = state_dir / ADMIN_TOKEN_FILE
+        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
+            out.write(secret + "\n")
+        return file
+
+
+def authenticate(session: Session, secret: str) -> Caller:
+    """Return whom a token's secret stands for.
+
+    Raises:
+        NotAuthenticated: It is no token, or it has expired.
+    """
+    token = session.scalar(select(Token).where(Token.digest == _digest(secret)))
+    if token is None or (token.expires_at is not None and token.expires_at <= now()):
+        raise NotAuthenticated("the token is unknown or has expired", next_step="log in again: bmi login URL")
+    return Caller(token=token.name, role=token.role, project=token.project_id)
+
+
+def owner(session: Session, caller: Caller, action: Action, project: str | None) -> Project:
+    """Return the project that a new thing will belong to.
+
+    Args:
+        session: The session.
+        caller: Who asks.
+        action: What for.
+        project: Name or id, if the caller named one; a project's token implies its own.
+
+    Raises:
+        BadRequest: None was named, and the token implies none.
+    """
+    if project is None:
+        if caller.project is None:
+            raise BadRequest("no project was named", next_step="name one with --project")
+        found = session.get_one(Project, caller.project)
+    else:
+        found = find(session, Project, project, thing="project", limit_to=None)
+    authorize(caller, action, found.id, thing=f"project {found.name}")
+    return found
+
+
+def find(
+    session: Session, table: type[T], ref: str, *, thing: str, limit_to: ColumnElement[bool] | None
+) -> T:
+    """Find a thing by its name or id.
+
+    Args:
+        session: The session.
+        table: Where it is kept.
+        ref: Name or id.
+        thing: What it is, in a word.
+        limit_to: What the caller can see; everything if None.
+
+    Raises:
+        NotFound: There is none.
+        BadRequest: There are several of that name, in several projects.
+    """
+    named: Any = table
+    query = select(table).where(table.id == id if (id := _as_id(ref)) else named.name == ref)
+    if limit_to is not None:
+        query = query.where(limit_to)
+    rows = list(session.scalars(query.limit(2)))
+    if not rows:
+        raise unknown(f"{thing} {ref}")
+    if len(rows) > 1:
+        raise BadRequest(
+            f"there are several {thing}s named {ref}",
+            next_step="name the project with --project, or use the id",
+        )
+    return rows[0]
+
+
+def find_owned(
+    session: Session, caller: Caller, table: type[T], ref: str, action: Action, *, project: str | None
+) -> T:
+    """Find a thing that belongs to a project, for a caller who wants to do something to it.
+
+    Raises:
+        NotFound: There is none that the caller may know of.
+        NotAllowed: The caller may see it, but not do this.
+        BadRequest: There are several of that name, in several projects.
+    """
+    thing = table.__name__.lower()
+    row = find(session, table, ref, thing=thing, limit_to=visible(session, caller, table, action, project))
+    authorize(caller, action, getattr(row, "project_id", None), thing=f"{thing} {ref}")
+    return row
+
+
+def visible(
+    session: Session, caller: Caller, table: type[Table], action: Action, project: str | None
+) -> ColumnElement[bool] | None:
+    """Return the condition that limits a list to what a caller sees; None for everything."""
+    column: ColumnElement[Any] = getattr(table, "project_id")  # noqa: B009 - only mypy needs the detour
+    only: ColumnElement[bool] | None = None
+    if project is not None:
+        only = column == owner(session, caller, Action.PROJECT_READ, project).id
+    elif not caller.admin:
+        only = column == caller.project
+    if only is not None and _shared(action):
+        return or_(only, column.is_(None))
+    return only
+
+
+def create_project(session: Session, name: str) -> Project:
+    """Make a project.
+
+    Raises:
+        AlreadyExists: There is one of that name.
+    """
+    row = Project(name=name)
+    session.add(row)
+    flush_new(session, f"project {name}")
+    return row
+
+
+def delete_project(session: Session, project: Project) -> None:
+    """Remove a project that owns nothing.
+
+    Raises:
+        InUse: It still owns something.
+    """
+    session.delete(project)
+    try:
+        session.flush()
+    except IntegrityError as error:
+        raise InUse(
+            f"project {project.name} still owns nodes, networks, disks or images",
+            next_step="deprovision its nodes and remove its disks, images and networks first",
+        ) from error
+
+
+def create_token(session: Session, caller: Caller, request: TokenCreate) -> tuple[Token, str]:
+    """Make a token and return it with its secret, which is not kept.
+
+    Raises:
+        BadRequest: An admin's token for one project, or another role's for none.
+        AlreadyExists: There is one of that name.
+    """
+    if request.role is Role.ADMIN:
+        if request.project is not None:
+            raise BadRequest(
+                "an admin's token is good for all projects", next_step="leave the project out, or give a role"
+            )
+        authorize(caller, Action.PROJECT_WRITE, None, thing="the system")
+        project = None
+    else:
+        project = owner(session, caller, Action.TOKEN_WRITE, request.project)
+    secret = _new_secret()
+    row = Token(
+        name=request.name,
+        digest=_digest(secret),
+        role=request.role,
+        project_id=project.id if project else None,
+        expires_at=request.expires_at,
+    )
+    session.add(row)
+    flush_new(session, f"token {request.name}")
+    session.refresh(row)
+    return row, secret
+
+
+def flush_new(session: Session, thing: str) -> None:
+    """Write what was added, and say so if the name is taken.
+
+    Raises:
+        AlreadyExists: There is one of that name.
+    """
+    try:
+        session.flush()
+    except IntegrityError as error:
+        raise AlreadyExists(f"{thing} exists already", next_step="choose another name") from error
+
+
+def _shared(action: Action) -> bool:
+    return action in READABLE_BY_ALL or action is Action.NODE_USE
+
+
+def _new_secret() -> str:
+    return f"bmi_{secrets.token_urlsafe(32)}"
+
+
+def _digest(secret: str) -> str:
+    # The secret has 256 random bits: nothing to gain from a slow hash.
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def _as_id(ref: str) -> UUID | None:
+    try:
+        return UUID(ref)
+    except ValueError:
+        return None

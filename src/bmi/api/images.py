@@ -1,0 +1,73 @@
+"""Images and disks on the wire."""
+
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+from pydantic import Field
+
+from bmi.api.common import Name, Request, Response
+
+
+class ImageBuild(Request):
+    """A golden image to build from a distribution's packages."""
+
+    name: Name
+    project: str | None = None
+    distribution: Literal["debian"] = "debian"
+    size: int = Field(
+        2 * 1024**3,
+        ge=1024**3,
+        le=1024**4,
+        multiple_of=1024**2,
+        description="Bytes of the disk that nodes see",
+    )
+    cloud_init: bool = Field(False, description="Put cloud-init in, instead of BMI's small first-boot script")
+    kernel: Literal["cloud", "generic"] = Field("cloud", description="generic: drivers of real servers")
+    packages: list[str] = Field([], max_length=200, description="More Debian packages to put in")
+
+
+class Image(Response):
+    """An immutable, bootable disk content."""
+
+    id: UUID
+    name: str
+    project: str | None
+    state: Literal["creating", "ready", "removing"]
+    origin: Literal["build", "import", "snapshot"]
+    parent: UUID | None
+    parent_name: str | None
+    size: int
+    allocated: int
+    created_at: datetime
+
+
+class DiskCreate(Request):
+    """A disk to make from an image."""
+
+    name: Name
+    image: str
+    project: str | None = None
+    size: int | None = Field(None, gt=0, le=64 * 1024**4, description="Bytes; the image's size if absent")
+
+
+class Disk(Response):
+    """A writable copy-on-write clone of an image."""
+
+    id: UUID
+    name: str
+    project: str
+    state: Literal["creating", "ready", "removing"]
+    image: UUID | None
+    image_name: str | None
+    node: str | None
+    """Name of the node that boots from it."""
+    size: int
+    allocated: int
+    created_at: datetime
+
+
+class SnapshotCreate(Request):
+    """An image to make from a disk, as the disk is now."""
+
+    name: Name

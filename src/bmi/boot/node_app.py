@@ -1,0 +1,106 @@
+"""What nodes ask for over HTTP: their boot script, and the report that they are up.
+
+One application per network, on that network's leg only. A request must carry the boot record's token, come
+from the address that the record gives the node, and arrive on the record's own network; else there is nothing
+here.
+"""
+
+import hmac
+import logging
+from urllib.parse import parse_qs
+from uuid import UUID
+
+from bmi.boot.script import render
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from bmi.api.nodes import Milestone
+from bmi.boot import service as boot
+from bmi.boot.models import Boot
+from bmi.events import record
+from bmi.parts import Parts
+
+log = logging.getLogger(__name__)
+
+_HOSTNAME_KEPT = 63  # characters; RFC 1123
+_KEY_KEPT = 1024  # characters of a public host key
+_KEYS = ("pub_key_ed25519", "pub_key_ecdsa", "pub_key_rsa")  # as cloud-init's phone_home names them
+
+
+def node_app(parts: Parts, network: UUID) -> Starlette:
+    """Return the application that answers the nodes of one network."""
+
+    async def script(request: Request) -> Response:
+        return await run_in_threadpool(_script, parts, network, request)
+
+    async def phone_home(request: Request) -> Response:
+        form = parse_qs((await request.body()).decode(errors="replace"))
+        return await run_in_threadpool(_phone_home, parts, network, request, form)
+
+    return Starlette(
+        routes=[
+            Route("/boot/{boot}/{token}/script.ipxe", script),
+            Route("/boot/{boot}/{token}/phone-home", phone_home, methods=["POST"]),
+        ]
+    )
+
+
+def _script(parts: Parts, network: UUID, request: Request) -> Response:
+    row = _authentic(parts, network, request)
+    if row is None:
+        return _nothing()
+    with parts.db.write() as session:
+        current = session.get_one(Boot, row.id)
+        boot.reached(session, current, Milestone.SCRIPT, "boot script fetched", kind="boot.script")
+    return PlainTextResponse(render(boot.boot_target(parts, row)))
+
+
+def _phone_home(parts: Parts, network: UUID, request: Request, form: dict[str, list[str]]) -> Response:
+    row = _authentic(parts, network, request)
+    if row is None:
+        return _nothing()
+    keys = [form[key][0].strip()[:_KEY_KEPT] for key in _KEYS if key in form]
+    hostname = form.get("hostname", [row.hostname])[0][:_HOSTNAME_KEPT]
+    with parts.db.write() as session:
+        boot.came_up(
+            session, session.get_one(Boot, row.id), _printable(hostname), [_printable(k) for k in keys]
+        )
+    return PlainTextResponse("welcome\n")
+
+
+def _authentic(parts: Parts, network: UUID, request: Request) -> Boot | None:
+    """Return the boot record that a request is entitled to; None, and an event, if to none."""
+    try:
+        id = UUID(request.path_params["boot"])
+    except ValueError:
+        return None
+    token = str(request.path_params["token"])
+    if not hmac.compare_digest(token.encode(), boot.boot_token(parts, id).encode()):
+        log.warning("network %s: request with a wrong token from %s", network, _peer(request))
+        return None
+    with parts.db.read() as session:
+        row = session.get(Boot, id)
+    if row is None or not row.served or row.attachment.network_id != network:
+        return None
+    if _peer(request) != row.attachment.address:
+        message = f"request for the boot script or report refused: it came from {_peer(request)}"
+        with parts.db.write() as session:
+            record(session, "boot.refused", message, node=row.node_id, project=row.disk.project_id)
+        return None
+    return row
+
+
+def _peer(request: Request) -> str:
+    return request.client.host if request.client else ""
+
+
+def _printable(text: str) -> str:
+    """Return what a node said without control characters: it ends up on people's terminals."""
+    return "".join(character for character in text if character.isprintable())
+
+
+def _nothing() -> Response:
+    return PlainTextResponse("nothing here\n", status_code=404)

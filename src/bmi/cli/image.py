@@ -1,0 +1,115 @@
+"""`bmi image`: golden images and snapshots."""
+
+from typing import Annotated, Literal
+
+import typer
+
+from bmi.api.images import ImageBuild
+from bmi.cli import apps, complete, options, output
+from bmi.cli.progress import finish
+from bmi.cli.session import connect
+
+app = apps.noun("Immutable, bootable disk contents.")
+
+Name = Annotated[str, typer.Argument(help="Name or id.", metavar="IMAGE", autocompletion=complete.images)]
+
+
+@app.command()
+def build(
+    distribution: Annotated[
+        Literal["debian"], typer.Argument(help="What to build it from.", metavar="DISTRIBUTION")
+    ],
+    name: Annotated[str, typer.Option(metavar="NAME", help="What to call it.")],
+    size: Annotated[
+        str, typer.Option(metavar="SIZE", help="Size of the disk that nodes see: 2G, 20GiB.")
+    ] = "2G",
+    cloud_init: Annotated[
+        bool,
+        typer.Option("--cloud-init", help="Put cloud-init in, instead of BMI's small first-boot script."),
+    ] = False,
+    kernel: Annotated[
+        Literal["cloud", "generic"], typer.Option(help="generic has the drivers of real servers.")
+    ] = "cloud",
+    package: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PACKAGE", help="One more package to put in; repeat it for more."),
+    ] = None,
+    project: options.ProjectName = None,
+    wait: options.Wait = True,
+    json: options.Json = False,
+) -> None:
+    """Build a golden image from a distribution's packages.
+
+    \b
+    Example:
+      bmi image build debian --name debian --size 4G --package htop
+    """
+    request = ImageBuild(
+        name=name,
+        distribution=distribution,
+        size=options.size(size),
+        cloud_init=cloud_init,
+        kernel=kernel,
+        packages=package or [],
+    )
+    with connect(project) as bmi:
+        finish(bmi, bmi.images.build(request), wait=wait, json=json)
+
+
+@app.command("list")
+def list_(project: options.ProjectName = None, json: options.Json = False) -> None:
+    """List the images."""
+    with connect(project) as bmi:
+        found = list(bmi.images.list())
+    if json:
+        output.as_json(found)
+        return
+    output.table(
+        ("NAME", "STATE", "ORIGIN", "PARENT", "SIZE", "USED", "PROJECT", "CREATED"),
+        [
+            (
+                image.name,
+                image.state,
+                image.origin,
+                image.parent_name or image.parent,
+                output.size(image.size),
+                output.size(image.allocated),
+                image.project,
+                image.created_at,
+            )
+            for image in found
+        ],
+        empty="there are no images; build one with `bmi image build debian --name debian`",
+    )
+
+
+@app.command()
+def show(image: Name, project: options.ProjectName = None, json: options.Json = False) -> None:
+    """Show an image."""
+    with connect(project) as bmi:
+        found = bmi.images.get(image)
+    if json:
+        output.as_json(found)
+        return
+    output.fields(
+        (
+            ("name", found.name),
+            ("state", found.state),
+            ("origin", found.origin),
+            ("parent", found.parent_name or found.parent),
+            ("project", found.project),
+            ("size", output.size(found.size)),
+            ("used", output.size(found.allocated)),
+            ("id", found.id),
+            ("created", found.created_at),
+        )
+    )
+
+
+@app.command()
+def delete(
+    image: Name, project: options.ProjectName = None, wait: options.Wait = True, json: options.Json = False
+) -> None:
+    """Remove an image."""
+    with connect(project) as bmi:
+        finish(bmi, bmi.images.delete(image), wait=wait, json=json)

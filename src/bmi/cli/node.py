@@ -1,0 +1,316 @@
+"""`bmi node`: physical servers."""
+
+import os
+from collections import deque
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from bmi.api.nodes import (
+    BmcCreate,
+    Deprovision,
+    Milestone,
+    Nic,
+    NodeCreate,
+    NodeState,
+    PowerRequest,
+    Provision,
+)
+from bmi.api.operations import Event
+from bmi.cli import apps, complete, options, output
+from bmi.cli.progress import finish
+from bmi.cli.session import connect
+
+app = apps.noun("Physical servers.")
+
+Name = Annotated[str, typer.Argument(help="Name or id.", metavar="NODE", autocompletion=complete.nodes)]
+
+
+@app.command()
+def register(
+    name: Annotated[str, typer.Argument(help="What to call it.", metavar="NAME")],
+    bmc_address: Annotated[str, typer.Option(metavar="URL", help="Where its management controller is.")],
+    nic: Annotated[
+        list[str],
+        typer.Option(
+            metavar="MAC=SWITCH:PORT",
+            help="A network card and where its cable ends; repeat it for more, the first one boots.",
+        ),
+    ],
+    bmc_user: Annotated[str, typer.Option(metavar="USER", help="User of the management controller.")] = "",
+    bmc_password_file: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="File with its password, - for standard input.",
+            show_default="BMI_BMC_PASSWORD",
+        ),
+    ] = None,
+    bmc_driver: Annotated[str, typer.Option(metavar="DRIVER", help="How to speak with it.")] = "redfish",
+    bmc_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="An option of the driver; repeat it for more."),
+    ] = None,
+    json: options.Json = False,
+) -> None:
+    """Make a server known.
+
+    \b
+    Example:
+      bmi node register n1 --bmc-address https://10.0.0.11 --bmc-user admin \\
+        --bmc-password-file pass.txt --nic 52:54:00:00:00:01=tor1:7
+    """
+    if bmc_password_file is not None:
+        password = options.secret(bmc_password_file)
+    else:
+        password = os.environ.get("BMI_BMC_PASSWORD", "")
+    request = NodeCreate(
+        name=name,
+        bmc=BmcCreate(
+            driver=bmc_driver,
+            address=bmc_address,
+            username=bmc_user,
+            password=password,
+            options=dict(_pair(text) for text in bmc_option or []),
+        ),
+        nics=[_nic(text) for text in nic],
+    )
+    with connect() as bmi:
+        made = bmi.nodes.register(request)
+    if json:
+        output.as_json(made)
+    else:
+        output.line(f"registered node {made.name} ({made.id})")
+
+
+@app.command("list")
+def list_(
+    state: Annotated[NodeState | None, typer.Option(help="Only those in this state.")] = None,
+    project: Annotated[
+        str | None,
+        typer.Option(
+            "--project",
+            "-p",
+            metavar="PROJECT",
+            help="Only those that this project uses.",
+            show_default="all that you may see",
+            autocompletion=complete.projects,
+        ),
+    ] = None,
+    json: options.Json = False,
+) -> None:
+    """List the nodes.
+
+    \b
+    Example:
+      bmi node list --state available
+    """
+    with connect() as bmi:
+        found = list(bmi.nodes.list(state=state, project=project))
+    if json:
+        output.as_json(found)
+        return
+    output.table(
+        ("NAME", "STATE", "PROJECT", "IMAGE", "DISK", "NETWORK", "ADDRESS"),
+        [
+            (node.name, node.state, node.project, node.image, node.disk, node.network, node.address)
+            for node in found
+        ],
+        empty="there are no such nodes; make one known with `bmi node register`",
+    )
+
+
+@app.command()
+def show(node: Name, json: options.Json = False) -> None:
+    """Show a node."""
+    with connect() as bmi:
+        found = bmi.nodes.get(node)
+    if json:
+        output.as_json(found)
+        return
+    output.fields(
+        (
+            ("name", found.name),
+            ("state", found.state),
+            ("problem", found.problem),
+            ("project", found.project),
+            ("image", found.image),
+            ("disk", found.disk),
+            ("network", found.network),
+            ("address", found.address),
+            ("operation", found.operation),
+            ("nics", "\n".join(f"{nic.mac} at {nic.switch}:{nic.port}" for nic in found.nics)),
+            (
+                "bmc",
+                found.bmc
+                and f"{found.bmc.driver} at {found.bmc.address} as {found.bmc.username or output.NONE}",
+            ),
+            ("host keys", "\n".join(found.ssh_host_keys) or None),
+            ("id", found.id),
+            ("created", found.created_at),
+        )
+    )
+
+
+@app.command()
+def delete(node: Name) -> None:
+    """Forget a server that nobody uses."""
+    with connect() as bmi:
+        bmi.nodes.delete(node)
+    output.line(f"removed node {node}")
+
+
+@app.command()
+def provision(
+    node: Name,
+    network: Annotated[
+        str, typer.Option(metavar="NETWORK", help="Network to boot on.", autocompletion=complete.networks)
+    ],
+    image: Annotated[
+        str | None,
+        typer.Option(metavar="IMAGE", help="Image to clone a new disk from.", autocompletion=complete.images),
+    ] = None,
+    disk: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DISK", help="Disk that exists, instead of an image.", autocompletion=complete.disks
+        ),
+    ] = None,
+    hostname: Annotated[
+        str | None, typer.Option(metavar="HOSTNAME", help="Its host name.", show_default="the node's name")
+    ] = None,
+    ssh_key: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="File with public keys that may log in; repeat it for more."),
+    ] = None,
+    user_data: Annotated[
+        str | None, typer.Option(metavar="FILE", help="File with user data for the first boot.")
+    ] = None,
+    until: Annotated[Milestone, typer.Option(help="How far to follow the boot.")] = Milestone.UP,
+    deadline: Annotated[str, typer.Option(metavar="TIME", help="How long the boot may take.")] = "30m",
+    project: options.ProjectName = None,
+    wait: options.Wait = True,
+    json: options.Json = False,
+) -> None:
+    """Boot a node from its own clone of an image, or from a disk that exists.
+
+    \b
+    Example:
+      bmi node provision n1 --image debian --network lan --ssh-key ~/.ssh/id_ed25519.pub
+    """
+    if (image is None) == (disk is None):
+        raise typer.BadParameter("give either --image or --disk", param_hint="--image")
+    request = Provision(
+        image=image,
+        disk=disk,
+        network=network,
+        hostname=hostname,
+        ssh_keys=[key for file in ssh_key or [] for key in _public_keys(file)],
+        user_data=None if user_data is None else options.content(user_data),
+        until=until,
+        deadline=options.span(deadline),
+    )
+    with connect(project) as bmi:
+        finish(bmi, bmi.nodes.provision(node, request), wait=wait, json=json)
+
+
+@app.command()
+def deprovision(
+    node: Name,
+    keep_disk: Annotated[bool, typer.Option("--keep-disk", help="Keep its disk, to boot it again.")] = False,
+    wait: options.Wait = True,
+    json: options.Json = False,
+) -> None:
+    """Give a node back, clean. Its disk goes too, unless it is kept."""
+    with connect() as bmi:
+        started = bmi.nodes.deprovision(node, Deprovision(keep_disk=keep_disk))
+        finish(bmi, started, wait=wait, json=json)
+
+
+@app.command()
+def power(
+    node: Name,
+    action: Annotated[
+        Literal["on", "off", "cycle"] | None,
+        typer.Argument(
+            help="What to do; only shows whether it is on, if left out.", metavar="[on|off|cycle]"
+        ),
+    ] = None,
+    wait: options.Wait = True,
+    json: options.Json = False,
+) -> None:
+    """Show whether a node is on, or switch it.
+
+    \b
+    Example:
+      bmi node power n1 cycle
+    """
+    with connect() as bmi:
+        if action is not None:
+            finish(bmi, bmi.nodes.set_power(node, PowerRequest(action=action)), wait=wait, json=json)
+            return
+        now = bmi.nodes.power(node)
+    if json:
+        output.as_json(now)
+    else:
+        output.line(now.state)
+
+
+@app.command()
+def events(
+    node: Name,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on with what happens from now on.")
+    ] = False,
+    last: Annotated[
+        int | None, typer.Option("--last", "-n", min=1, help="Only the last ones.", show_default="all")
+    ] = None,
+    json: options.Json = False,
+) -> None:
+    """Show a node's timeline: power, DHCP, boot script, iSCSI login, operating system up.
+
+    \b
+    Example:
+      bmi node events n1 --follow
+    """
+    with connect() as bmi:
+        if follow:
+            for event in bmi.nodes.follow_events(node):
+                output.line(event.model_dump_json() if json else _event_line(event))
+            return
+        found = list(deque(bmi.nodes.events(node), maxlen=last))
+    if json:
+        output.as_json(found)
+        return
+    for event in found:
+        output.line(_event_line(event))
+
+
+def _event_line(event: Event) -> str:
+    return f"{output.when(event.at)}  {event.kind:<20}  {output.clean(event.message)}".rstrip()
+
+
+def _nic(text: str) -> Nic:
+    mac, equals, end = text.partition("=")
+    switch, colon, port = end.partition(":")
+    if not (equals and colon and switch and port):
+        raise typer.BadParameter(f"{text!r} is not MAC=SWITCH:PORT", param_hint="--nic")
+    return Nic(mac=mac.strip().lower().replace("-", ":"), switch=switch, port=port)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not (equals and key):
+        raise typer.BadParameter(f"{text!r} is not KEY=VALUE", param_hint="--bmc-option")
+    return key, value
+
+
+def _public_keys(file: str) -> list[str]:
+    text = options.content(str(Path(file).expanduser()))
+    if "PRIVATE KEY" in text:
+        raise typer.BadParameter(f"{file} is a private key; give the .pub file", param_hint="--ssh-key")
+    keys = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    if not keys:
+        raise typer.BadParameter(f"{file} has no public key", param_hint="--ssh-key")
+    return keys

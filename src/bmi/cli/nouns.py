@@ -1,0 +1,115 @@
+"""The commands under `bmi`, each imported only when it is run."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
+
+from bmi.cli import apps
+from bmi.cli.failures import Failure
+
+MANAGE = "Manage"
+WATCH = "Watch"
+CONNECT = "Connect"
+RUN = "Run the service"
+
+_EXTRAS = {"serve": "server", "lab": "lab"}
+_HELP = {
+    "serve": "Run the service on this host.",
+    "lab": "Run a virtual data centre to try things out in.",
+}
+
+
+@dataclass(frozen=True)
+class Noun:
+    """A command of BMI's own."""
+
+    name: str
+    help: str
+    panel: str
+
+
+NOUNS = (
+    Noun("node", "Physical servers: register, provision, give back, power, history.", MANAGE),
+    Noun("image", "Golden images and snapshots: build, list, remove.", MANAGE),
+    Noun("disk", "Copy-on-write clones of images: make, snapshot, remove.", MANAGE),
+    Noun("network", "VLANs that nodes boot in.", MANAGE),
+    Noun("project", "Tenants.", MANAGE),
+    Noun("token", "API keys.", MANAGE),
+    Noun("op", "Operations: follow, wait for, cancel long work.", WATCH),
+    Noun("doctor", "Compare what really exists with what should.", WATCH),
+    Noun("login", "Save where the service is, and your token.", CONNECT),
+    Noun("whoami", "Show who your token stands for.", CONNECT),
+    Noun("version", "Show the versions of this command and of the service.", CONNECT),
+)
+
+
+class Nouns(TyperGroup):
+    """The root command: lists its commands without importing them."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        for noun in NOUNS:
+            self.add_command(_Later(noun.name, noun.help, noun.panel, partial(_own, noun.name)))
+        for point in sorted(entry_points(group="bmi.commands"), key=lambda point: point.name, reverse=True):
+            help = _HELP.get(point.name) or f"From {point.dist.name if point.dist else point.module}."
+            self.add_command(_Later(point.name, help, RUN, partial(_plugged_in, point)))
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the list of commands, by what they are for."""
+        for panel in (MANAGE, WATCH, CONNECT, RUN):
+            listed = [one for one in self.commands.values() if isinstance(one, _Later) and one.panel == panel]
+            if listed:
+                with formatter.section(panel):
+                    formatter.write_dl([(one.name, one.help) for one in listed])
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find a command by its name and, now that it is to be run, import it."""
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command.loaded() if isinstance(command, _Later) else command, rest
+
+
+class _Later(TyperCommand):
+    """Stands for a command in the list of them."""
+
+    def __init__(self, name: str, help: str, panel: str, load: Callable[[], Any]) -> None:
+        super().__init__(name, help=help)
+        self.panel = panel
+        self._load = load
+
+    def loaded(self) -> Any:
+        """Return the command itself."""
+        command = self._load()
+        command.name = self.name
+        return command
+
+
+def _own(name: str) -> Any:
+    return get_command(import_module(f"bmi.cli.{name}").app)
+
+
+def _plugged_in(point: EntryPoint) -> Any:
+    try:
+        found = point.load()
+    except ImportError as error:
+        missing = error.name or str(error)
+        if missing.split(".")[0] == "bmi" or point.name not in _EXTRAS:
+            raise Failure(
+                f"the command {point.name} cannot be loaded: {error}", next_step="install its package again"
+            ) from error
+        extra = _EXTRAS[point.name]
+        raise Failure(
+            f"{point.name} needs the {extra} parts ({missing} is missing)",
+            next_step=f"install bare-metal-imaging[{extra}]",
+        ) from error
+    if isinstance(found, typer.Typer):
+        return get_command(found)
+    alone = apps.single()
+    alone.command()(found)
+    return get_command(alone)

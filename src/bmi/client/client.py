@@ -1,0 +1,99 @@
+"""The client: one group of calls per noun."""
+
+from types import TracebackType
+from typing import Self
+
+import httpx2
+
+from bmi.api.access import Identity
+from bmi.api.common import Version
+from bmi.api.doctor import Report
+from bmi.client.disks import Disks
+from bmi.client.images import Images
+from bmi.client.networks import Networks
+from bmi.client.nodes import Nodes
+from bmi.client.operations import Operations
+from bmi.client.projects import Projects
+from bmi.client.tokens import Tokens
+from bmi.client.transport import Transport
+
+TIMEOUT = 30.0  # seconds; every request is answered at once, long work runs in operations
+
+
+class Client:
+    """A client of one BMI service. May be shared between threads.
+
+    Every call raises `ApiError` where the service says no, `Unreachable` where it does not answer and
+    `AnswerInvalid` where something else than BMI answers.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: str | None = None,
+        *,
+        project: str | None = None,
+        timeout: float = TIMEOUT,
+        transport: httpx2.BaseTransport | None = None,
+    ) -> None:
+        """Make a client; nothing is sent yet.
+
+        Args:
+            url: Where the service is: http://HOST:PORT.
+            token: API key; only `version` works without one.
+            project: Project that everything is looked for and made in, unless a call names another.
+            timeout: Seconds to wait for the connection, and for each answer.
+            transport: What carries the requests, instead of the network.
+
+        Raises:
+            ProfileInvalid: The URL or the token cannot be one.
+        """
+        self._transport = Transport(url, token, project=project, timeout=timeout, transport=transport)
+        self.projects = Projects(self._transport)
+        self.tokens = Tokens(self._transport)
+        self.nodes = Nodes(self._transport)
+        self.networks = Networks(self._transport)
+        self.images = Images(self._transport)
+        self.disks = Disks(self._transport)
+        self.operations = Operations(self._transport)
+
+    def __repr__(self) -> str:
+        return f"Client({self.url!r}, project={self.project!r})"
+
+    @property
+    def url(self) -> str:
+        """Where the service is."""
+        return self._transport.url
+
+    @property
+    def project(self) -> str | None:
+        """Project that things are looked for and made in."""
+        return self._transport.project
+
+    def version(self) -> Version:
+        """Return which release answers; needs no token."""
+        return self._transport.call("GET", ["version"], Version)
+
+    def whoami(self) -> Identity:
+        """Return who the token stands for."""
+        return self._transport.call("GET", ["whoami"], Identity)
+
+    def doctor(self) -> Report:
+        """Return what really exists, compared with what should."""
+        # The service counts at the parts themselves, BMCs and switches among them.
+        return self._transport.call("GET", ["doctor"], Report, patience=120)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,35 @@
+"""Calls about images."""
+
+from collections.abc import Iterator
+from uuid import UUID
+
+from bmi.api.images import Image, ImageBuild
+from bmi.api.operations import Operation
+from bmi.client.transport import Transport
+
+
+class Images:
+    """Immutable, bootable disk contents."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def build(self, request: ImageBuild) -> Operation:
+        """Start building a golden image from a distribution's packages."""
+        body = self._transport.in_project(request)
+        return self._transport.call("POST", ["images", "build"], Operation, body=body)
+
+    def list(self, *, limit: int | None = None) -> Iterator[Image]:
+        """Go through the images."""
+        query = {"project": self._transport.project}
+        return self._transport.items(["images"], Image, query=query, limit=limit)
+
+    def get(self, image: str | UUID) -> Image:
+        """Return an image by name or id."""
+        query = {"project": self._transport.project}
+        return self._transport.call("GET", ["images", image], Image, query=query)
+
+    def delete(self, image: str | UUID) -> Operation:
+        """Start removing an image."""
+        query = {"project": self._transport.project}
+        return self._transport.call("DELETE", ["images", image], Operation, query=query)

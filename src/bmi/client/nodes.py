@@ -1,0 +1,97 @@
+"""Calls about nodes."""
+
+import time
+from collections.abc import Iterator
+from typing import Literal
+from uuid import UUID
+
+from bmi.api.common import Response
+from bmi.api.nodes import Deprovision, Node, NodeCreate, NodeState, PowerRequest, Provision
+from bmi.api.operations import Event, Operation
+from bmi.client.errors import Unreachable
+from bmi.client.transport import Transport
+
+_LOOK = 1.0  # seconds between two looks for new events; a boot's milestones are seconds apart
+
+
+class Power(Response):
+    """Whether a node is on, as its management controller says."""
+
+    state: Literal["on", "off"]
+
+
+class Nodes:
+    """Physical servers."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def register(self, request: NodeCreate) -> Node:
+        """Make a server known."""
+        return self._transport.call("POST", ["nodes"], Node, body=request)
+
+    def list(
+        self, *, state: NodeState | None = None, project: str | None = None, limit: int | None = None
+    ) -> Iterator[Node]:
+        """Go through the nodes.
+
+        Args:
+            state: Only those in this state.
+            project: Only those that this project uses; the client's own project does not count here, so
+                that the free nodes are seen too.
+            limit: How many at the most.
+        """
+        query = {"state": state, "project": project}
+        return self._transport.items(["nodes"], Node, query=query, limit=limit)
+
+    def get(self, node: str | UUID) -> Node:
+        """Return a node by name or id."""
+        return self._transport.call("GET", ["nodes", node], Node)
+
+    def delete(self, node: str | UUID) -> None:
+        """Forget a server; refused while somebody uses it."""
+        self._transport.done("DELETE", ["nodes", node])
+
+    def provision(self, node: str | UUID, request: Provision) -> Operation:
+        """Start booting a node from a disk, new or existing, on a network."""
+        body = self._transport.in_project(request)
+        return self._transport.call("POST", ["nodes", node, "provision"], Operation, body=body)
+
+    def deprovision(self, node: str | UUID, request: Deprovision | None = None) -> Operation:
+        """Start giving a node back, clean."""
+        body = request or Deprovision()
+        return self._transport.call("POST", ["nodes", node, "deprovision"], Operation, body=body)
+
+    def power(self, node: str | UUID) -> Power:
+        """Return whether a node is on."""
+        # A management controller takes its time.
+        return self._transport.call("GET", ["nodes", node, "power"], Power, patience=60)
+
+    def set_power(self, node: str | UUID, request: PowerRequest) -> Operation:
+        """Start switching a node on, off, or off and on."""
+        return self._transport.call("POST", ["nodes", node, "power"], Operation, body=request)
+
+    def events(self, node: str | UUID, *, limit: int | None = None) -> Iterator[Event]:
+        """Go through a node's history, oldest first."""
+        return self._transport.items(["nodes", node, "events"], Event, limit=limit)
+
+    def follow_events(self, node: str | UUID) -> Iterator[Event]:
+        """Go through a node's history, oldest first, and on through what happens from now on, without end."""
+        path = ["nodes", node, "events"]
+        cursor: str | None = None
+        seen: set[UUID] = set()
+        while True:
+            try:
+                page = self._transport.page(path, Event, query={"cursor": cursor})
+            except Unreachable:
+                # It may be restarting. At the start there is nothing to go on with.
+                if not seen:
+                    raise
+                time.sleep(_LOOK)
+                continue
+            yield from (event for event in page.items if event.id not in seen)
+            seen |= {event.id for event in page.items}
+            if page.next is None:
+                time.sleep(_LOOK)
+            else:
+                cursor = page.next

@@ -1,0 +1,124 @@
+"""What every room's routes share: who asks, the service behind, pages and errors."""
+
+import logging
+from dataclasses import dataclass
+from typing import Annotated, Any, cast
+
+from fastapi import Depends, FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.exceptions import HTTPException
+
+from bmi.access.policy import Caller
+from bmi.access.service import authenticate
+from bmi.api.common import Problem
+from bmi.db import PAGE_DEFAULT, PAGE_LIMIT
+from bmi.errors import BmiError, NotAuthenticated
+from bmi.parts import Parts
+from bmi.provisioning.engine import Engine
+from bmi.provisioning.journal import problem
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Service:
+    """What answers requests."""
+
+    parts: Parts
+    engine: Engine
+
+
+def _service(request: Request) -> Service:
+    return cast("Service", request.app.state.service)
+
+
+TheService = Annotated[Service, Depends(_service)]
+
+_bearer = HTTPBearer(auto_error=False, description="An API token, as `bmi token create` shows it once")
+
+
+def _caller(
+    service: TheService, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+) -> Caller:
+    if credentials is None:
+        raise NotAuthenticated("the request carries no token", next_step="log in: bmi login URL")
+    with service.parts.db.read() as session:
+        return authenticate(session, credentials.credentials)
+
+
+Who = Annotated[Caller, Depends(_caller)]
+"""Who asks; a route without it is open to everybody."""
+
+
+@dataclass(frozen=True)
+class Paging:
+    """Which page of a list."""
+
+    limit: Annotated[int, Query(ge=1, le=PAGE_LIMIT)] = PAGE_DEFAULT
+    cursor: Annotated[str | None, Query(description="`next` of the page before")] = None
+
+
+Pages = Annotated[Paging, Depends()]
+InProject = Annotated[str | None, Query(description="Name or id of the project")]
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Problem, "description": text}
+    for status, text in {
+        400: "The request has a value that cannot be used",
+        401: "No valid token",
+        403: "The caller may see the thing, but not do this to it",
+        404: "No such thing, or not for this caller",
+        409: "The thing is in use, or in a state in which this cannot be done",
+        422: "The request does not have the documented form",
+        502: "A management controller did not answer",
+        507: "The storage is full",
+    }.items()
+}
+
+
+def answer_errors(app: FastAPI) -> None:
+    """Make every error a problem document (RFC 9457)."""
+
+    @app.exception_handler(Exception)
+    def any_error(_request: Request, error: Exception) -> JSONResponse:
+        found = problem(error)
+        if found.code == "internal":
+            log.error("unexpected error", exc_info=error)
+        return _answer(found)
+
+    app.add_exception_handler(BmiError, any_error)
+
+    @app.exception_handler(RequestValidationError)
+    def bad_form(_request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][1:]) or str(first["loc"][0])
+        return _answer(_of_status(422, "bad-request", f"{where}: {first['msg']}", "correct the request"))
+
+    @app.exception_handler(HTTPException)
+    def no_route(request: Request, error: HTTPException) -> JSONResponse:
+        words = f"{request.method} {request.url.path}: {error.detail}"
+        code = {404: "not-found", 405: "method-not-allowed"}.get(error.status_code, "bad-request")
+        return _answer(_of_status(error.status_code, code, words, "see /openapi.json for what there is"))
+
+
+def _of_status(status: int, code: str, detail: str, next_step: str) -> Problem:
+    return Problem(
+        type=f"urn:bmi:error:{code}",
+        title="The request cannot be answered",
+        status=status,
+        detail=detail,
+        code=code,
+        next_step=next_step,
+    )
+
+
+def _answer(found: Problem) -> JSONResponse:
+    headers = {"WWW-Authenticate": "Bearer"} if found.status == 401 else None
+    return JSONResponse(
+        found.model_dump(),
+        status_code=found.status,
+        headers=headers,
+        media_type="application/problem+json",
+    )

@@ -1,0 +1,50 @@
+"""What a golden image is made of."""
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+GIB = 1024**3
+
+Package = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9+.-]+$", max_length=100)]
+"""Name of a Debian package (Debian policy 5.6.1)."""
+KernelArgument = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.,:=/+@-]+$", max_length=200)]
+
+
+class Kernel(StrEnum):
+    """Which Debian kernel the image carries."""
+
+    CLOUD = "cloud"
+    """`linux-image-cloud-amd64`: virtual machines only; it has no driver for a physical NIC."""
+    GENERIC = "generic"
+    """`linux-image-amd64`: every server; its initramfs carries all drivers and boots more slowly."""
+
+    @property
+    def package(self) -> str:
+        """Name of the Debian package."""
+        return "linux-image-cloud-amd64" if self is Kernel.CLOUD else "linux-image-amd64"
+
+
+class Recipe(BaseModel):
+    """A golden image: two equal recipes give the same image."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    suite: Annotated[str, StringConstraints(pattern=r"^[a-z]+$")] = "bookworm"
+    """Debian release, by its code name."""
+    size: Annotated[int, Field(ge=GIB, multiple_of=1024**2)] = 2 * GIB
+    """Bytes of the whole disk. The file is sparse, so unused room costs nothing."""
+    label: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,16}$")] = "bmi-root"
+    """Label of the root file system, by which the kernel finds it (16 characters: ext4)."""
+    kernel: Kernel = Kernel.CLOUD
+    cloud_init: bool = False
+    """Whether cloud-init sets the node up from its seed; else a small script of BMI does, much faster."""
+    packages: tuple[Package, ...] = ()
+    """More Debian packages."""
+    kernel_arguments: tuple[KernelArgument, ...] = ()
+    """Added to the kernel's command line, as in `mitigations=off`."""
+    mirror: str | None = None
+    """URL of the Debian mirror; None takes the host's own apt sources for the suite."""
+    serial: str = ""
+    """Any word; change it (to the date, say) to build afresh with the packages of that day."""

@@ -1,0 +1,133 @@
+"""HTTP of images and disks."""
+
+from fastapi import APIRouter, Response
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from bmi.access.policy import Action
+from bmi.access.service import find_owned, visible
+from bmi.api import images as wire
+from bmi.api.common import Page
+from bmi.api.operations import Operation
+from bmi.db import page
+from bmi.drivers.storage import Kind, Storage, Volume
+from bmi.http import InProject, Pages, TheService, Who
+from bmi.images.models import Disk, Image
+from bmi.images.service import node_of
+from bmi.provisioning import disks, images
+from bmi.provisioning.accept import accept
+
+router = APIRouter()
+
+
+@router.post("/images/build", status_code=202, tags=["images"])
+def build_image(service: TheService, who: Who, body: wire.ImageBuild, response: Response) -> Operation:
+    """Build a golden image from a distribution's packages."""
+    return accept(service, response, lambda session: images.ask_build(session, who, body))
+
+
+@router.get("/images", tags=["images"])
+def list_images(service: TheService, who: Who, paging: Pages, project: InProject = None) -> Page[wire.Image]:
+    """List the project's images and everybody's, oldest first."""
+    with service.parts.db.read() as session:
+        query = select(Image)
+        seen = visible(session, who, Image, Action.IMAGE_READ, project)
+        if seen is not None:
+            query = query.where(seen)
+        rows, following = page(session, query, Image, limit=paging.limit, cursor=paging.cursor)
+        return Page(items=[_image(service.parts.storage, row) for row in rows], next=following)
+
+
+@router.get("/images/{image}", tags=["images"])
+def show_image(service: TheService, who: Who, image: str, project: InProject = None) -> wire.Image:
+    """Show an image."""
+    with service.parts.db.read() as session:
+        row = find_owned(session, who, Image, image, Action.IMAGE_READ, project=project)
+        return _image(service.parts.storage, row)
+
+
+@router.delete("/images/{image}", status_code=202, tags=["images"])
+def delete_image(
+    service: TheService, who: Who, image: str, response: Response, project: InProject = None
+) -> Operation:
+    """Remove an image; disks cloned from it stay whole."""
+    return accept(service, response, lambda session: images.ask_delete(session, who, image, project))
+
+
+@router.post("/disks", status_code=202, tags=["disks"])
+def create_disk(service: TheService, who: Who, body: wire.DiskCreate, response: Response) -> Operation:
+    """Clone an image."""
+    return accept(service, response, lambda session: disks.ask_create(session, who, body))
+
+
+@router.get("/disks", tags=["disks"])
+def list_disks(service: TheService, who: Who, paging: Pages, project: InProject = None) -> Page[wire.Disk]:
+    """List the project's disks, oldest first."""
+    with service.parts.db.read() as session:
+        query = select(Disk)
+        seen = visible(session, who, Disk, Action.DISK_READ, project)
+        if seen is not None:
+            query = query.where(seen)
+        rows, following = page(session, query, Disk, limit=paging.limit, cursor=paging.cursor)
+        return Page(items=[_disk(session, service.parts.storage, row) for row in rows], next=following)
+
+
+@router.get("/disks/{disk}", tags=["disks"])
+def show_disk(service: TheService, who: Who, disk: str, project: InProject = None) -> wire.Disk:
+    """Show a disk."""
+    with service.parts.db.read() as session:
+        row = find_owned(session, who, Disk, disk, Action.DISK_READ, project=project)
+        return _disk(session, service.parts.storage, row)
+
+
+@router.delete("/disks/{disk}", status_code=202, tags=["disks"])
+def delete_disk(
+    service: TheService, who: Who, disk: str, response: Response, project: InProject = None
+) -> Operation:
+    """Remove a disk that no node boots from."""
+    return accept(service, response, lambda session: disks.ask_delete(session, who, disk, project))
+
+
+@router.post("/disks/{disk}/snapshot", status_code=202, tags=["disks"])
+def snapshot_disk(
+    service: TheService,
+    who: Who,
+    disk: str,
+    body: wire.SnapshotCreate,
+    response: Response,
+    project: InProject = None,
+) -> Operation:
+    """Make an image of a disk as it is now; a node may be running on it."""
+    return accept(service, response, lambda session: disks.ask_snapshot(session, who, disk, project, body))
+
+
+def _image(storage: Storage, row: Image) -> wire.Image:
+    info = storage.find(Volume(Kind.IMAGE, row.id))
+    return wire.Image(
+        id=row.id,
+        name=row.name,
+        project=row.project.name if row.project else None,
+        state=row.state,
+        origin=row.origin,
+        parent=row.parent_id,
+        parent_name=row.parent.name if row.parent else None,
+        size=row.size,
+        allocated=info.allocated if info else 0,
+        created_at=row.created_at,
+    )
+
+
+def _disk(session: Session, storage: Storage, row: Disk) -> wire.Disk:
+    info = storage.find(Volume(Kind.DISK, row.id))
+    return wire.Disk(
+        id=row.id,
+        name=row.name,
+        project=row.project.name,
+        state=row.state,
+        image=row.image_id,
+        image_name=row.image.name if row.image else None,
+        node=node_of(session, row),
+        size=row.size,
+        allocated=info.allocated if info else 0,
+        created_at=row.created_at,
+    )

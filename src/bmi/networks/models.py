@@ -1,0 +1,58 @@
+"""Tables of networks and attachments."""
+
+from datetime import datetime
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from uuid import UUID
+
+from sqlalchemy import ForeignKey, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from bmi.access.models import Project
+from bmi.db import Lifecycle, Table, now
+from bmi.nodes.models import Nic
+
+
+class Network(Table):
+    """An L2 segment with a boot service on it."""
+
+    __tablename__ = "networks"
+    __table_args__ = (UniqueConstraint("project_id", "name"),)
+
+    name: Mapped[str]
+    project_id: Mapped[UUID] = mapped_column(ForeignKey("projects.id"), index=True)
+    state: Mapped[Lifecycle]
+    vlan: Mapped[int] = mapped_column(unique=True)
+    subnet: Mapped[str] = mapped_column(unique=True)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+    project: Mapped[Project] = relationship(lazy="joined")
+
+    @property
+    def range(self) -> IPv4Network:
+        """The addresses of the network."""
+        return IPv4Network(self.subnet)
+
+    @property
+    def gateway(self) -> IPv4Interface:
+        """The address of BMI's own leg: the last one, so that nodes count from the first."""
+        return IPv4Interface((self.range.broadcast_address - 1, self.range.prefixlen))
+
+
+class Attachment(Table):
+    """A network card on a network."""
+
+    __tablename__ = "attachments"
+    __table_args__ = (UniqueConstraint("nic_id", "network_id"), UniqueConstraint("network_id", "address"))
+
+    nic_id: Mapped[UUID] = mapped_column(ForeignKey("nics.id"))
+    network_id: Mapped[UUID] = mapped_column(ForeignKey("networks.id"))
+    tagged: Mapped[bool] = mapped_column(default=False)
+    address: Mapped[str]
+
+    nic: Mapped[Nic] = relationship(lazy="joined")
+    network: Mapped[Network] = relationship(lazy="joined")
+
+    @property
+    def ip(self) -> IPv4Address:
+        """The address that the card gets on this network."""
+        return IPv4Address(self.address)

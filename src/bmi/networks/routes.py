@@ -1,0 +1,65 @@
+"""HTTP of networks."""
+
+from fastapi import APIRouter, Response
+from sqlalchemy import select
+
+from bmi.access.policy import Action
+from bmi.access.service import find_owned, visible
+from bmi.api import networks as wire
+from bmi.api.common import Page
+from bmi.api.operations import Operation
+from bmi.db import page
+from bmi.http import InProject, Pages, TheService, Who
+from bmi.networks.models import Network
+from bmi.provisioning import networks
+from bmi.provisioning.accept import accept
+
+router = APIRouter(tags=["networks"])
+
+
+@router.post("/networks", status_code=202)
+def create_network(service: TheService, who: Who, body: wire.NetworkCreate, response: Response) -> Operation:
+    """Make a network, with the gateway's leg and boot service on it."""
+    return accept(service, response, lambda session: networks.ask_create(session, service.parts, who, body))
+
+
+@router.get("/networks")
+def list_networks(
+    service: TheService, who: Who, paging: Pages, project: InProject = None
+) -> Page[wire.Network]:
+    """List the project's networks, oldest first."""
+    with service.parts.db.read() as session:
+        query = select(Network)
+        seen = visible(session, who, Network, Action.NETWORK_READ, project)
+        if seen is not None:
+            query = query.where(seen)
+        rows, following = page(session, query, Network, limit=paging.limit, cursor=paging.cursor)
+        return Page(items=[_network(row) for row in rows], next=following)
+
+
+@router.get("/networks/{network}")
+def show_network(service: TheService, who: Who, network: str, project: InProject = None) -> wire.Network:
+    """Show a network."""
+    with service.parts.db.read() as session:
+        return _network(find_owned(session, who, Network, network, Action.NETWORK_READ, project=project))
+
+
+@router.delete("/networks/{network}", status_code=202)
+def delete_network(
+    service: TheService, who: Who, network: str, response: Response, project: InProject = None
+) -> Operation:
+    """Remove a network that no node is attached to."""
+    return accept(service, response, lambda session: networks.ask_delete(session, who, network, project))
+
+
+def _network(row: Network) -> wire.Network:
+    return wire.Network(
+        id=row.id,
+        name=row.name,
+        project=row.project.name,
+        state=row.state,
+        vlan=row.vlan,
+        subnet=row.range,
+        gateway=row.gateway.ip,
+        created_at=row.created_at,
+    )

@@ -1,0 +1,127 @@
+"""Use cases of networks: choosing VLANs and addresses, and making switch ports equal to the database."""
+
+from collections.abc import Sequence
+from ipaddress import IPv4Address
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from bmi.access.models import Project
+from bmi.api.networks import NetworkCreate
+from bmi.boot.models import Boot
+from bmi.drivers import Outcome
+from bmi.drivers.switch import ISOLATED, PortVlans, Switch
+from bmi.errors import AlreadyExists, BadRequest, InUse, SettingsInvalid
+from bmi.networks.models import Attachment, Network
+from bmi.nodes.models import Nic
+from bmi.parts import Parts
+from bmi.settings import Networks
+
+
+def plan(session: Session, settings: Networks, project: Project, request: NetworkCreate) -> Network:
+    """Return a new network with a VLAN and a subnet that nobody else has.
+
+    Raises:
+        AlreadyExists: The VLAN that was asked for is taken.
+        BadRequest: The subnet that was asked for is too small or overlaps another one.
+        InUse: The pool of VLANs or subnets is used up.
+    """
+    others = session.scalars(select(Network)).all()
+    return Network(
+        name=request.name,
+        project_id=project.id,
+        state="creating",
+        vlan=_choose_vlan(others, settings, request),
+        subnet=_choose_subnet(others, settings, request),
+    )
+
+
+def free_address(session: Session, network: Network) -> IPv4Address:
+    """Return the lowest address of a network that no attachment has.
+
+    Raises:
+        InUse: There is none left.
+    """
+    taken = set(session.scalars(select(Attachment.address).where(Attachment.network_id == network.id)))
+    for address in network.range.hosts():
+        if address != network.gateway.ip and str(address) not in taken:
+            return address
+    raise InUse(
+        f"network {network.name} has no free address in {network.subnet}",
+        next_step="deprovision nodes on it, or use another network",
+    )
+
+
+def switch_of(parts: Parts, name: str) -> Switch:
+    """Return a switch by its name in the settings.
+
+    Raises:
+        SettingsInvalid: The settings have none of that name.
+    """
+    try:
+        return parts.switches[name]
+    except KeyError:
+        raise SettingsInvalid(
+            f"there is no switch {name!r} in the settings",
+            next_step=f"add [switches.{name}], or use one of: {', '.join(sorted(parts.switches)) or 'none'}",
+        ) from None
+
+
+def vlans_of(session: Session, nic: UUID) -> PortVlans:
+    """Return what a card's port should carry: nothing, unless a boot record attaches the card."""
+    network = session.scalar(
+        select(Network)
+        .join(Attachment, Attachment.network_id == Network.id)
+        .join(Boot, Boot.attachment_id == Attachment.id)
+        .where(Attachment.nic_id == nic, Boot.attached)
+    )
+    return PortVlans(native=network.vlan) if network else ISOLATED
+
+
+def apply_port(parts: Parts, id: UUID) -> Outcome:
+    """Make a card's switch port equal to the database, read back."""
+    with parts.lock(id):
+        with parts.db.read() as session:
+            nic = session.get_one(Nic, id)
+            vlans = vlans_of(session, id)
+        return switch_of(parts, nic.switch).configure(nic.port, vlans)
+
+
+def _choose_vlan(others: Sequence[Network], settings: Networks, request: NetworkCreate) -> int:
+    taken = {other.vlan: other for other in others}
+    if request.vlan is not None:
+        if request.vlan in taken:
+            raise AlreadyExists(
+                f"VLAN {request.vlan} belongs to another network", next_step="choose another one, or none"
+            )
+        return request.vlan
+    for vlan in range(settings.first_vlan, settings.last_vlan + 1):
+        if vlan not in taken:
+            return vlan
+    raise InUse(
+        f"all VLANs from {settings.first_vlan} to {settings.last_vlan} are taken",
+        next_step="remove a network, or raise networks.last_vlan in the settings",
+    )
+
+
+def _choose_subnet(others: Sequence[Network], settings: Networks, request: NetworkCreate) -> str:
+    taken = [other.range for other in others]
+    if request.subnet is not None:
+        if request.subnet.num_addresses < 4:
+            raise BadRequest(
+                f"subnet {request.subnet} has no room for a gateway and a node",
+                next_step="use a /29 at least",
+            )
+        if any(request.subnet.overlaps(other) for other in taken):
+            raise BadRequest(
+                f"subnet {request.subnet} overlaps another network's", next_step="choose another one, or none"
+            )
+        return str(request.subnet)
+    for subnet in settings.subnets.subnets(new_prefix=settings.prefix):
+        if not any(subnet.overlaps(other) for other in taken):
+            return str(subnet)
+    raise InUse(
+        f"all subnets of {settings.subnets} are taken",
+        next_step="remove a network, or widen networks.subnets in the settings",
+    )

@@ -1,0 +1,1 @@
+"""The inventory: nodes, their network cards and management controllers, and their power."""

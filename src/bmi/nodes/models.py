@@ -1,0 +1,51 @@
+"""Tables of nodes and their network cards."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ForeignKey, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from bmi.access.models import Project
+from bmi.api.nodes import NodeState
+from bmi.db import Table, now
+
+
+class Node(Table):
+    """A physical server."""
+
+    __tablename__ = "nodes"
+
+    name: Mapped[str] = mapped_column(unique=True)
+    state: Mapped[NodeState] = mapped_column(default=NodeState.AVAILABLE)
+    problem: Mapped[str | None]
+    """Why it is `failed`, and what to do."""
+    project_id: Mapped[UUID | None] = mapped_column(ForeignKey("projects.id"), index=True)
+    bmc_driver: Mapped[str]
+    bmc_address: Mapped[str]
+    bmc_username: Mapped[str]
+    bmc_password: Mapped[str]
+    """Sealed by the vault."""
+    bmc_options: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+    project: Mapped[Project | None] = relationship(lazy="joined")
+    nics: Mapped[list["Nic"]] = relationship(
+        lazy="selectin", order_by="Nic.position", cascade="all, delete-orphan", back_populates="node"
+    )
+
+
+class Nic(Table):
+    """A network card, and the switch port where its cable ends."""
+
+    __tablename__ = "nics"
+    __table_args__ = (UniqueConstraint("switch", "port"), UniqueConstraint("node_id", "position"))
+
+    node_id: Mapped[UUID] = mapped_column(ForeignKey("nodes.id", ondelete="CASCADE"))
+    position: Mapped[int]
+    mac: Mapped[str] = mapped_column(unique=True)
+    switch: Mapped[str]
+    port: Mapped[str]
+
+    node: Mapped[Node] = relationship(back_populates="nics")

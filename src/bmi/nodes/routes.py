@@ -1,0 +1,137 @@
+"""HTTP of nodes."""
+
+from fastapi import APIRouter, Response
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from bmi.access.policy import Action, Caller, authorize
+from bmi.access.service import find_owned, visible
+from bmi.api import nodes as wire
+from bmi.api.common import Page
+from bmi.api.operations import Event as WireEvent
+from bmi.api.operations import Operation as WireOperation
+from bmi.boot.models import Boot
+from bmi.db import page
+from bmi.events import Event
+from bmi.http import InProject, Pages, TheService, Who
+from bmi.nodes import service as nodes
+from bmi.nodes.models import Node
+from bmi.provisioning import deprovision, power, provision
+from bmi.provisioning.accept import accept
+from bmi.provisioning.models import Operation
+from bmi.provisioning.routes import view_event
+
+router = APIRouter(tags=["nodes"])
+
+
+@router.post("/nodes", status_code=201)
+def register_node(service: TheService, who: Who, body: wire.NodeCreate) -> wire.Node:
+    """Take a node into the inventory."""
+    authorize(who, Action.NODE_WRITE, who.project, thing="the inventory")
+    with service.parts.db.write() as session:
+        node = nodes.register(session, service.parts, body)
+        session.refresh(node)
+        return _node(session, who, node)
+
+
+@router.get("/nodes")
+def list_nodes(
+    service: TheService,
+    who: Who,
+    paging: Pages,
+    project: InProject = None,
+    state: wire.NodeState | None = None,
+) -> Page[wire.Node]:
+    """List the project's nodes and the free ones, oldest first."""
+    with service.parts.db.read() as session:
+        query = select(Node)
+        seen = visible(session, who, Node, Action.NODE_READ, project)
+        if seen is not None:
+            query = query.where(seen)
+        if state is not None:
+            query = query.where(Node.state == state)
+        rows, following = page(session, query, Node, limit=paging.limit, cursor=paging.cursor)
+        return Page(items=[_node(session, who, row) for row in rows], next=following)
+
+
+@router.get("/nodes/{node}")
+def show_node(service: TheService, who: Who, node: str) -> wire.Node:
+    """Show a node."""
+    with service.parts.db.read() as session:
+        return _node(session, who, find_owned(session, who, Node, node, Action.NODE_READ, project=None))
+
+
+@router.delete("/nodes/{node}", status_code=204)
+def delete_node(service: TheService, who: Who, node: str) -> None:
+    """Take a node that nobody uses out of the inventory."""
+    with service.parts.db.write() as session:
+        nodes.remove(session, find_owned(session, who, Node, node, Action.NODE_WRITE, project=None))
+
+
+@router.post("/nodes/{node}/provision", status_code=202)
+def provision_node(
+    service: TheService, who: Who, node: str, body: wire.Provision, response: Response
+) -> WireOperation:
+    """Boot a free node from a clone of an image, or from a disk."""
+    return accept(service, response, lambda session: provision.ask(session, service.parts, who, node, body))
+
+
+@router.post("/nodes/{node}/deprovision", status_code=202)
+def deprovision_node(
+    service: TheService, who: Who, node: str, body: wire.Deprovision, response: Response
+) -> WireOperation:
+    """Give a node back."""
+    return accept(service, response, lambda session: deprovision.ask(session, who, node, body))
+
+
+@router.post("/nodes/{node}/power", status_code=202)
+def change_power(
+    service: TheService, who: Who, node: str, body: wire.PowerRequest, response: Response
+) -> WireOperation:
+    """Switch a node on, off, or off and on again."""
+    return accept(service, response, lambda session: power.ask(session, who, node, body))
+
+
+@router.get("/nodes/{node}/power")
+def show_power(service: TheService, who: Who, node: str) -> wire.Power:
+    """Ask the node's management controller whether it has power."""
+    with service.parts.db.read() as session:
+        row = find_owned(session, who, Node, node, Action.NODE_READ, project=None)
+    return wire.Power(state=nodes.power_state(service.parts, row.id).value)
+
+
+@router.get("/nodes/{node}/events")
+def list_node_events(service: TheService, who: Who, node: str, paging: Pages) -> Page[WireEvent]:
+    """List a node's history, oldest first; a tenant sees his own part of it."""
+    with service.parts.db.read() as session:
+        row = find_owned(session, who, Node, node, Action.NODE_READ, project=None)
+        query = select(Event).where(Event.node_id == row.id)
+        if not who.admin:
+            query = query.where(Event.project_id == who.project)
+        rows, following = page(session, query, Event, limit=paging.limit, cursor=paging.cursor)
+        return Page(items=[view_event(event) for event in rows], next=following)
+
+
+def _node(session: Session, who: Caller, row: Node) -> wire.Node:
+    record = session.scalar(select(Boot).where(Boot.node_id == row.id))
+    running = session.scalar(
+        select(Operation.id).where(Operation.node_id == row.id, Operation.ended_at.is_(None))
+    )
+    return wire.Node(
+        id=row.id,
+        name=row.name,
+        state=row.state,
+        project=row.project.name if row.project else None,
+        bmc=wire.Bmc(driver=row.bmc_driver, address=row.bmc_address, username=row.bmc_username)
+        if who.admin
+        else None,
+        nics=[wire.Nic(mac=nic.mac, switch=nic.switch, port=nic.port) for nic in row.nics],
+        disk=record.disk.name if record else None,
+        image=record.disk.image.name if record and record.disk.image else None,
+        network=record.attachment.network.name if record else None,
+        address=record.attachment.ip if record else None,
+        ssh_host_keys=record.ssh_host_keys if record else [],
+        operation=running,
+        problem=row.problem,
+        created_at=row.created_at,
+    )

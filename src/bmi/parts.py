@@ -1,0 +1,58 @@
+"""Everything a running service works with, in one place."""
+
+import threading
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from bmi.boot.dnsmasq import Dnsmasq
+from bmi.boot.listen import NodeHttp
+from bmi.db import Db
+from bmi.drivers import Site
+from bmi.drivers.leg import Leg, Legs
+from bmi.drivers.power import Power
+from bmi.drivers.storage import Storage
+from bmi.drivers.switch import Switch
+from bmi.drivers.target import Target
+from bmi.settings import Settings
+from bmi.vault import Vault
+
+
+@dataclass
+class Parts:
+    """The database, the drivers and the daemons of this process."""
+
+    settings: Settings
+    site: Site
+    db: Db
+    vault: Vault
+    storage: Storage
+    target: Target
+    legs: Legs
+    switches: Mapping[str, Switch]
+    powers: Mapping[str, Power]
+    dnsmasq: Dnsmasq
+    node_http: NodeHttp
+    known_legs: dict[UUID, Leg] = field(default_factory=dict)
+    """Legs that this process brought up, by network."""
+    _locks: dict[object, threading.RLock] = field(
+        default_factory=lambda: defaultdict(threading.RLock), repr=False
+    )
+    _locks_guard: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def lock(self, thing: object) -> threading.RLock:
+        """Return the lock of a thing.
+
+        Whoever makes reality equal to the database holds it from reading to doing. Without it, one who read
+        earlier could undo what another did later.
+        """
+        with self._locks_guard:
+            return self._locks[thing]
+
+    def close(self) -> None:
+        """Let go of everything; what nodes use goes on."""
+        self.node_http.close()
+        for part in (self.target, self.storage, self.legs, *self.switches.values(), *self.powers.values()):
+            part.close()
+        self.db.close()

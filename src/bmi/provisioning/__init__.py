@@ -1,0 +1,1 @@
+"""Operations: the durable workflows, one file per verb, and what keeps reality equal to the database."""

@@ -1,0 +1,82 @@
+"""Tables of operations and their steps."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ForeignKey, Index, UniqueConstraint, text
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from bmi.access.models import Project
+from bmi.api.operations import OperationState, StepState
+from bmi.db import Table, now
+
+_RUNNING = text("ended_at IS NULL")
+
+
+def _one_running(column: str) -> Index:
+    """Return an index that lets one running operation at a time claim a thing."""
+    return Index(
+        f"uq_operations_running_{column}",
+        column,
+        unique=True,
+        sqlite_where=_RUNNING,
+        postgresql_where=_RUNNING,
+    )
+
+
+class Operation(Table):
+    """One long-running change. Its id is also the id of the durable workflow that carries it out.
+
+    The columns node_id to network_id are claims: while the operation runs, no other one may claim the same
+    thing. They are plain ids, so that the history survives the things.
+    """
+
+    __tablename__ = "operations"
+    __table_args__ = (
+        _one_running("node_id"),
+        _one_running("disk_id"),
+        _one_running("image_id"),
+        _one_running("network_id"),
+        Index("ix_operations_running", "ended_at", "id"),
+    )
+
+    verb: Mapped[str]
+    subject: Mapped[str]
+    state: Mapped[OperationState] = mapped_column(default=OperationState.QUEUED)
+    project_id: Mapped[UUID | None] = mapped_column(
+        ForeignKey("projects.id", ondelete="SET NULL"), index=True
+    )
+    asked_by: Mapped[str]
+    """Name of the token that asked for it."""
+    node_id: Mapped[UUID | None]
+    disk_id: Mapped[UUID | None]
+    image_id: Mapped[UUID | None]
+    network_id: Mapped[UUID | None]
+    request: Mapped[dict[str, Any]]
+    result: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    error: Mapped[dict[str, Any] | None]
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    started_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+
+    project: Mapped[Project | None] = relationship(lazy="joined")
+    steps: Mapped[list["Step"]] = relationship(
+        lazy="selectin", order_by="Step.position", cascade="all, delete-orphan"
+    )
+
+
+class Step(Table):
+    """One step of an operation."""
+
+    __tablename__ = "steps"
+    __table_args__ = (UniqueConstraint("operation_id", "name"),)
+
+    operation_id: Mapped[UUID] = mapped_column(ForeignKey("operations.id", ondelete="CASCADE"))
+    position: Mapped[int]
+    name: Mapped[str]
+    state: Mapped[StepState] = mapped_column(default=StepState.RUNNING)
+    detail: Mapped[str] = mapped_column(default="")
+    progress: Mapped[float | None]
+    started_at: Mapped[datetime] = mapped_column(default=now)
+    ended_at: Mapped[datetime | None]

@@ -1,0 +1,284 @@
+"""Provision: a node boots from a clone of an image, inside its project's network."""
+
+import secrets
+from uuid import UUID
+
+from sqlalchemy.orm import Session
+
+from bmi.access.models import Project
+from bmi.access.policy import Action, Caller, authorize
+from bmi.access.service import find_owned
+from bmi.api.nodes import Milestone, NodeState, Provision
+from bmi.boot import service as boot
+from bmi.boot.models import Boot
+from bmi.boot.watch import wait_for
+from bmi.db import now
+from bmi.drivers.power import BootDevice
+from bmi.drivers.storage import Kind, Volume
+from bmi.errors import BadRequest, InUse, WrongState
+from bmi.ids import new_id, short
+from bmi.images.models import Disk
+from bmi.images.service import ready_image, refuse_disk_in_use
+from bmi.networks import service as networks
+from bmi.networks.models import Attachment, Network
+from bmi.nodes.models import Node
+from bmi.nodes.service import bmc_of
+from bmi.parts import Parts
+from bmi.provisioning.engine import Run, workflow
+from bmi.provisioning.journal import Ending
+from bmi.provisioning.models import Operation
+from bmi.provisioning.service import ask as ask_operation
+
+_SECRET_BYTES = (
+    8  # 16 characters of CHAP secret: RFC 7143 wants 96 bits, firmware takes 16 characters at most
+)
+
+
+def ask(session: Session, parts: Parts, caller: Caller, ref: str, request: Provision) -> Operation:
+    """Claim a free node, and write down what it is to boot.
+
+    Raises:
+        WrongState: The node is not available.
+        InUse: Somebody else has just claimed it, or the disk boots another node.
+        NotFound: There is no such node, network, image or disk for this caller.
+        BadRequest: Neither an image nor a disk was named, or both.
+    """
+    node = find_owned(session, caller, Node, ref, Action.NODE_USE, project=None)
+    network = find_owned(
+        session, caller, Network, request.network, Action.NETWORK_READ, project=request.project
+    )
+    project = network.project
+    authorize(caller, Action.NODE_USE, project.id, thing=f"project {project.name}")
+    if network.state != "ready":
+        raise WrongState(f"network {network.name} is {network.state}", next_step="wait until it is ready")
+    disk = _disk(session, caller, project, node, request)
+    attachment = Attachment(
+        id=new_id(),
+        nic_id=node.nics[0].id,
+        network_id=network.id,
+        address=str(networks.free_address(session, network)),
+    )
+    record = Boot(
+        id=new_id(),
+        node_id=node.id,
+        disk_id=disk.id,
+        attachment_id=attachment.id,
+        hostname=request.hostname or node.name,
+        ssh_keys=request.ssh_keys,
+        user_data=request.user_data,
+        chap_secret=parts.vault.seal(secrets.token_hex(_SECRET_BYTES)),
+        attachment=attachment,
+        disk=disk,
+    )
+    boot.seed_content(
+        parts, _with_nic(record, node, network)
+    )  # refuses keys and names that no seed can carry
+    operation = ask_operation(
+        session,
+        caller,
+        "node.provision",
+        f"node {node.name}",
+        project=project.id,
+        node=node.id,
+        disk=disk.id,
+        request={
+            "boot": str(record.id),
+            "clone": request.disk is None,
+            "until": request.until,
+            "deadline": request.deadline,
+        },
+        result={"node": node.name, "disk": disk.name, "address": attachment.address},
+    )
+    _refuse_unavailable(node)
+    session.add_all([attachment, record])
+    node.state, node.project_id, node.problem = NodeState.PROVISIONING, project.id, None
+    session.flush()
+    return operation
+
+
+def _disk(session: Session, caller: Caller, project: Project, node: Node, request: Provision) -> Disk:
+    if (request.image is None) == (request.disk is None):
+        raise BadRequest(
+            "a node boots either from a new clone of an image or from a disk", next_step="name one of the two"
+        )
+    if request.disk is not None:
+        disk = find_owned(session, caller, Disk, request.disk, Action.DISK_WRITE, project=str(project.id))
+        refuse_disk_in_use(session, disk)
+        return disk
+    image = ready_image(session, caller, str(request.image), project)
+    disk = Disk(
+        id=new_id(),
+        name=f"{node.name}-{short(new_id())[:6]}",
+        project_id=project.id,
+        image_id=image.id,
+        state="creating",
+        size=image.size,
+        project=project,
+    )
+    session.add(disk)
+    session.flush()
+    return disk
+
+
+def _with_nic(record: Boot, node: Node, network: Network) -> Boot:
+    record.attachment.nic, record.attachment.network, record.node = node.nics[0], network, node
+    return record
+
+
+def _refuse_unavailable(node: Node) -> None:
+    if node.state is NodeState.AVAILABLE:
+        return
+    if node.state in (NodeState.ACTIVE, NodeState.FAILED):
+        owner = f" for project {node.project.name}" if node.project else ""
+        raise InUse(
+            f"node {node.name} is in use: it is {node.state}{owner}",
+            next_step=f"take another node, or give it back first: bmi node deprovision {node.name}",
+        )
+    raise WrongState(f"node {node.name} is {node.state}", next_step="wait until it is available")
+
+
+def settle(session: Session, operation: Operation, ending: Ending) -> None:
+    """Write how a provision left the node."""
+    node = session.get_one(Node, operation.node_id)
+    record = session.get(Boot, UUID(operation.request["boot"]))
+    match ending:
+        case Ending.SUCCEEDED:
+            node.state = NodeState.ACTIVE
+        case Ending.UNDONE:
+            forget(session, record, with_disk=operation.request["clone"])
+            node.state, node.project_id = NodeState.AVAILABLE, None
+        case Ending.STANDING | Ending.STUCK:
+            error = operation.error or {}
+            node.state = NodeState.FAILED
+            node.problem = f"{error.get('detail')}; {error.get('next_step')}"
+
+
+def forget(session: Session, record: Boot | None, *, with_disk: bool) -> None:
+    """Remove a boot record, whose traces outside the database are gone, and its disk if that is gone too."""
+    if record is None:
+        return
+    attachment, disk = record.attachment, record.disk
+    session.delete(record)
+    session.flush()
+    session.delete(attachment)
+    if with_disk:
+        session.delete(disk)
+
+
+@workflow("node.provision", settle=settle)
+def provision(run: Run) -> None:
+    """Carry out a provision; the steps are the list in docs/architecture.md."""
+    parts = run.parts
+    with parts.db.read() as session:
+        record = session.get_one(Boot, UUID(run.request["boot"]))
+    node, network, nic = record.node_id, record.attachment.network_id, record.attachment.nic_id
+
+    def power_off() -> str:
+        power, bmc = bmc_of(parts, node)
+        power.off(bmc)
+        return "off, confirmed by the BMC"
+
+    def clone() -> str:
+        image = record.disk.image
+        if not run.request["clone"] or image is None:
+            return f"disk {record.disk.name} is kept as it is"
+        outcome = parts.storage.clone(image.id, record.disk_id, record.disk.size)
+        with parts.db.write() as session:
+            session.get_one(Disk, record.disk_id).state = "ready"
+        return f"{record.disk.name} cloned from {image.name} ({outcome})"
+
+    def unclone() -> str:
+        if run.request["clone"]:
+            parts.storage.remove(Volume(Kind.DISK, record.disk_id))
+        return "gone"
+
+    def seed() -> str:
+        flag(parts, record.id, seeded=True)
+        boot.write_seed(parts, record.id)
+        return f"host name {record.hostname}, {len(record.ssh_keys)} SSH keys"
+
+    def export() -> str:
+        flag(parts, record.id, exported=True)
+        boot.apply_exports(parts, network)
+        return f"{boot.iqn(parts, record)} for {boot.initiator(parts, record)} only"
+
+    def serve() -> str:
+        flag(parts, record.id, served=True)
+        boot.apply_dhcp(parts, network)
+        return f"{record.attachment.nic.mac} gets {record.attachment.address}"
+
+    def attach() -> str:
+        flag(parts, record.id, attached=True)
+        networks.apply_port(parts, nic)
+        card = record.attachment.nic
+        return f"port {card.port} of {card.switch} carries VLAN {record.attachment.network.vlan}"
+
+    def power_on() -> str:
+        power, bmc = bmc_of(parts, node)
+        power.boot_from(bmc, BootDevice.NETWORK)
+        power.off(bmc)
+        with parts.db.write() as session:
+            row = session.get_one(Boot, record.id)
+            row.milestone, row.started_at = None, now()
+        power.on(bmc)
+        with parts.db.write() as session:
+            row = session.get_one(Boot, record.id)
+            boot.reached(session, row, Milestone.POWER, "power is on, confirmed by the BMC", kind="power.on")
+        return "on, confirmed by the BMC"
+
+    def watch() -> str:
+        return wait_for(
+            parts,
+            record.id,
+            Milestone(run.request["until"]),
+            run.request["deadline"],
+            tell=lambda what, fraction: run.progress("watch", what, fraction),
+            stop=run.stop_if_cancelled,
+        )
+
+    with run.all_or_nothing():
+        run.step("power off", power_off)
+        run.step("disk", clone, undo=unclone)
+        run.step("seed", seed, undo=lambda: remove_seed(parts, record.id))
+        run.step("export", export, undo=lambda: remove_export(parts, record.id, network))
+        run.step("boot service", serve, undo=lambda: remove_boot_service(parts, record.id, network))
+        run.step("network", attach, undo=lambda: detach(parts, record.id, nic))
+        run.step("power on", power_on, undo=power_off)
+        run.step("watch", watch, stands=True)
+
+
+def flag(parts: Parts, id: UUID, **flags: bool) -> None:
+    """Write what should exist for a boot record: `seeded`, `exported`, `served`, `attached`."""
+    with parts.db.write() as session:
+        row = session.get(Boot, id)
+        for name, value in flags.items():
+            if row is not None:
+                setattr(row, name, value)
+
+
+def remove_seed(parts: Parts, id: UUID) -> str:
+    """Take a boot's seed away."""
+    parts.storage.remove(Volume(Kind.SEED, id))
+    flag(parts, id, seeded=False)
+    return "gone"
+
+
+def remove_export(parts: Parts, id: UUID, network: UUID) -> str:
+    """Take a boot's export away."""
+    flag(parts, id, exported=False)
+    left = boot.apply_exports(parts, network)
+    return f"gone; still logged in were: {', '.join(sorted(set(left)))}" if left else "gone"
+
+
+def remove_boot_service(parts: Parts, id: UUID, network: UUID) -> str:
+    """Stop answering a boot's node."""
+    flag(parts, id, served=False)
+    boot.apply_dhcp(parts, network)
+    return "no lease, no script"
+
+
+def detach(parts: Parts, id: UUID, nic: UUID) -> str:
+    """Take a boot's card off its network."""
+    flag(parts, id, attached=False)
+    networks.apply_port(parts, nic)
+    return "isolated, confirmed by the switch"

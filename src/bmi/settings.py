@@ -1,0 +1,149 @@
+"""Configuration: defaults, then one TOML file, then `BMI_*` environment variables."""
+
+import os
+import tomllib
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from bmi.errors import SettingsInvalid
+
+DEFAULT_FILE = Path("/etc/bmi/bmi.toml")
+
+
+class Section(BaseModel):
+    """Base of the settings' sections: a misspelled name is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Driver(Section):
+    """Which driver to use, and what only that driver knows."""
+
+    driver: str
+    options: dict[str, Any] = {}
+
+
+class Api(Section):
+    """Where the tenants' API listens. Never on a provisioning network."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(6230, ge=1, le=65535)
+
+
+class Database(Section):
+    """Where the state is kept."""
+
+    url: str | None = None
+    """SQLAlchemy URL; an SQLite file in the state folder if absent."""
+
+
+class Networks(Section):
+    """What new networks are made from."""
+
+    first_vlan: int = Field(100, ge=1, le=4094)
+    last_vlan: int = Field(199, ge=1, le=4094)
+    subnets: IPv4Network = IPv4Network("10.64.0.0/12")
+    """Every network gets a part of this."""
+    prefix: int = Field(24, ge=16, le=29)
+    """Length of a network's own prefix."""
+
+
+class Boot(Section):
+    """What nodes are served while they boot."""
+
+    http_port: int = Field(8080, ge=1, le=65535)
+    """Port of the boot scripts, on the gateway's leg of each network."""
+    iscsi_port: int = Field(3260, ge=1, le=65535)
+    tftp_root: Path = Path("/usr/lib/ipxe")
+    """Folder with undionly.kpxe and snponly.efi."""
+    iqn_prefix: str = Field("iqn.2026-01.internal.bmi", pattern=r"^iqn\.\d{4}-\d{2}\.[a-z0-9.-]+$")
+
+
+class Settings(BaseSettings):
+    """All settings of the service."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="BMI_", env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    state_dir: Path = Path("/var/lib/bmi")
+    cache_dir: Path = Path("/var/cache/bmi")
+    """What can be made again: built images, packages."""
+    api: Api = Api()
+    database: Database = Database()
+    storage: Driver = Driver(driver="local")
+    target: Driver = Driver(driver="tgt")
+    leg: Driver = Driver(driver="ovs")
+    power: dict[str, dict[str, Any]] = {"redfish": {}}
+    """Options of each power driver that nodes may use, by the driver's name."""
+    switches: dict[str, Driver] = {}
+    networks: Networks = Networks()
+    boot: Boot = Boot()
+    convergence_interval: float = Field(60, gt=0)
+    """Seconds between two comparisons of the database with what really exists."""
+
+    @field_validator("state_dir", "cache_dir")
+    @classmethod
+    def _absolute(cls, path: Path) -> Path:
+        if not path.is_absolute():
+            raise ValueError("must be an absolute path")
+        return path
+
+    @property
+    def database_url(self) -> str:
+        """SQLAlchemy URL of the database in use."""
+        return self.database.url or f"sqlite:///{self.state_dir / 'bmi.db'}"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Let the environment win over the file, which is passed as arguments."""
+        return (env_settings, init_settings)
+
+
+def load_settings(file: Path | None = None) -> Settings:
+    """Read the settings.
+
+    Args:
+        file: The TOML file; `$BMI_CONFIG` if None, then /etc/bmi/bmi.toml where that exists.
+
+    Raises:
+        SettingsInvalid: The file cannot be read, or a value cannot be used; the error names it.
+    """
+    named = file or (Path(os.environ["BMI_CONFIG"]) if "BMI_CONFIG" in os.environ else None)
+    path = named or DEFAULT_FILE
+    try:
+        values = tomllib.loads(path.read_text())
+    except FileNotFoundError as error:
+        if named:
+            raise SettingsInvalid(
+                f"settings file {path} does not exist", next_step="name another file, or make it"
+            ) from error
+        values = {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsInvalid(
+            f"settings file {path} cannot be read: {error}", next_step="check its owner and mode"
+        ) from error
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsInvalid(
+            f"settings file {path} is not TOML: {error}", next_step="correct that line"
+        ) from error
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        raise SettingsInvalid(
+            f"setting {name}: {first['msg']}",
+            next_step=f"correct it in {path} or in the environment (BMI_{name.upper().replace('.', '__')})",
+        ) from error

@@ -1,0 +1,11 @@
+"""Imports every room's tables, so that the metadata is complete wherever the database is opened."""
+
+from bmi import events
+from bmi.access import models as access
+from bmi.boot import models as boot
+from bmi.images import models as images
+from bmi.networks import models as networks
+from bmi.nodes import models as nodes
+from bmi.provisioning import models as provisioning
+
+__all__ = ["access", "boot", "events", "images", "networks", "nodes", "provisioning"]
