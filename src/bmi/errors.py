@@ -152,6 +152,14 @@ class SwitchPortUnknown(SwitchError):
     transient = False
 
 
+class VlanInvalid(SwitchError):
+    """A port cannot carry these VLANs on any switch."""
+
+    code = "vlan-invalid"
+    status = 400
+    transient = False
+
+
 class LegError(BmiError):
     """The gateway's leg on a network could not be made or removed."""
 

@@ -22,6 +22,7 @@ from bmi.drivers.storage import Kind, Volume
 from bmi.drivers.target import Export, Lun, Portal
 from bmi.events import record
 from bmi.networks.models import Attachment, Network
+from bmi.nodes.states import move
 from bmi.parts import Parts
 
 MILESTONES = tuple(Milestone)
@@ -190,7 +191,8 @@ def came_up(session: Session, boot: Boot, hostname: str, host_keys: Sequence[str
     seconds = f" {(now() - boot.started_at).total_seconds():.0f} s after power-on" if boot.started_at else ""
     reached(session, boot, Milestone.UP, f"operating system {hostname} is up{seconds}", kind="boot.up")
     if boot.node.state is NodeState.FAILED:
-        boot.node.state, boot.node.problem = NodeState.ACTIVE, None
+        move(boot.node, NodeState.ACTIVE)
+        boot.node.problem = None
 
 
 def _export(parts: Parts, boot: Boot) -> Export:

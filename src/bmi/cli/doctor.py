@@ -1,6 +1,5 @@
 """`bmi doctor`: what really exists, compared with what should."""
 
-
 from bmi.cli import apps, options, output
 from bmi.cli.failures import Failure
 from bmi.cli.session import connect

@@ -36,7 +36,7 @@ def told(error: Exception) -> Failure | None:
 
 
 def _usage(error: typer.TyperException) -> Failure:
-    message = " ".join(error.format_message().split())
+    message = " ".join(error.format_message().split()).replace(": Value error, ", ": ")
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "bmi"
     return Failure(

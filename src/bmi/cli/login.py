@@ -39,6 +39,7 @@ def login(
     \b
     Example:
       bmi login https://bmi.example.org --project blue
+      bmi login http://127.0.0.1:6230 --token-file /var/lib/bmi/admin.token
     """
     if url is None:
         mine = profile.load()

@@ -25,7 +25,7 @@ _HELP = """Boot bare-metal servers over the network, each from its own copy-on-w
 
 \b
 First steps:
-  bmi login http://HOST:PORT
+  bmi login http://HOST:6230
   bmi image build debian --name debian
   bmi network create lan
   bmi node provision n1 --image debian --network lan

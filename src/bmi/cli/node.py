@@ -1,7 +1,6 @@
 """`bmi node`: physical servers."""
 
 import os
-from collections import deque
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,8 +16,7 @@ from bmi.api.nodes import (
     PowerRequest,
     Provision,
 )
-from bmi.api.operations import Event
-from bmi.cli import apps, complete, options, output
+from bmi.cli import apps, complete, options, output, timeline
 from bmi.cli.progress import finish
 from bmi.cli.session import connect
 
@@ -93,7 +91,7 @@ def list_(
             "--project",
             "-p",
             metavar="PROJECT",
-            help="Only those that this project uses.",
+            help="Only this project's, and the free ones.",
             show_default="all that you may see",
             autocompletion=complete.projects,
         ),
@@ -193,7 +191,7 @@ def provision(
     wait: options.Wait = True,
     json: options.Json = False,
 ) -> None:
-    """Boot a node from its own clone of an image, or from a disk that exists.
+    """Boot a node from a clone of an image, or from a disk.
 
     \b
     Example:
@@ -259,16 +257,9 @@ def power(
 
 @app.command()
 def events(
-    node: Name,
-    follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on with what happens from now on.")
-    ] = False,
-    last: Annotated[
-        int | None, typer.Option("--last", "-n", min=1, help="Only the last ones.", show_default="all")
-    ] = None,
-    json: options.Json = False,
+    node: Name, follow: timeline.Follow = False, last: timeline.Last = None, json: options.Json = False
 ) -> None:
-    """Show a node's timeline: power, DHCP, boot script, iSCSI login, operating system up.
+    """Show a node's timeline, from power to running system.
 
     \b
     Example:
@@ -276,19 +267,9 @@ def events(
     """
     with connect() as bmi:
         if follow:
-            for event in bmi.nodes.follow_events(node):
-                output.line(event.model_dump_json() if json else _event_line(event))
-            return
-        found = list(deque(bmi.nodes.events(node), maxlen=last))
-    if json:
-        output.as_json(found)
-        return
-    for event in found:
-        output.line(_event_line(event))
-
-
-def _event_line(event: Event) -> str:
-    return f"{output.when(event.at)}  {event.kind:<20}  {output.clean(event.message)}".rstrip()
+            timeline.print_as_they_come(bmi.nodes.follow_events(node), json=json)
+        else:
+            timeline.print_all(bmi.nodes.events(node), last=last, json=json)
 
 
 def _nic(text: str) -> Nic:

@@ -1,14 +1,15 @@
 """`bmi op`: long-running operations."""
 
+from collections import deque
 from typing import Annotated
 
 import typer
 
 from bmi.api.operations import Operation, OperationState, StepState
-from bmi.cli import apps, complete, options, output, progress
+from bmi.cli import apps, complete, options, output, progress, timeline
 from bmi.cli.failures import Failure
 from bmi.cli.session import connect
-from bmi.client import OperationFailed
+from bmi.client import OperationFailed, title
 
 app = apps.noun("Long-running operations.")
 
@@ -24,19 +25,17 @@ def list_(
         str | None,
         typer.Option(metavar="NODE", help="Only those on this node.", autocompletion=complete.nodes),
     ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="How many at the most.", show_default="all")
-    ] = None,
+    last: timeline.Last = None,
     json: options.Json = False,
 ) -> None:
-    """List operations.
+    """List operations, oldest first.
 
     \b
     Example:
-      bmi op list --state running
+      bmi op list --state failed --last 5
     """
     with connect() as bmi:
-        found = list(bmi.operations.list(state=state, node=node, limit=limit))
+        found = list(deque(bmi.operations.list(state=state, node=node), maxlen=last))
     if json:
         output.as_json(found)
         return
@@ -58,7 +57,7 @@ def show(operation: Id, json: options.Json = False) -> None:
     error = found.error
     output.fields(
         (
-            ("operation", f"{found.verb} of {found.subject}"),
+            ("operation", title(found)),
             ("state", found.state),
             ("project", found.project),
             ("id", found.id),
@@ -104,29 +103,28 @@ def cancel(operation: Id, wait: options.Wait = True, json: options.Json = False)
         raise OperationFailed(ended)
     if ended.state is OperationState.SUCCEEDED:
         raise Failure(
-            f"{ended.verb} of {ended.subject} had succeeded before it could be cancelled",
+            f"{title(ended)} had succeeded before it could be cancelled",
             next_step="undo it with another command if you want to",
         )
     if wait and not json:
-        output.line(f"cancelled: {ended.verb} of {ended.subject}")
+        output.line(f"cancelled: {title(ended)}")
 
 
 @app.command()
-def events(operation: Id, json: options.Json = False) -> None:
-    """Print what an operation does, a line for each step as it ends; with --json a line for each change.
+def events(
+    operation: Id, follow: timeline.Follow = False, last: timeline.Last = None, json: options.Json = False
+) -> None:
+    """Show an operation's timeline.
 
-    Ends with the operation, and like `bmi op wait` fails if that failed.
+    \b
+    Example:
+      bmi op events 0199c5d2-7d1c-7a55-9a43-0c8f1d2e3f40 --follow
     """
     with connect() as bmi:
-        told: dict[int, StepState] = {}
-        for found in bmi.operations.follow(operation):
-            if json:
-                output.line(found.model_dump_json())
-            else:
-                for text in progress.new_lines(found, told):
-                    output.line(text)
-    if found.state is not OperationState.SUCCEEDED:
-        raise OperationFailed(found)
+        if follow:
+            timeline.print_as_they_come(bmi.operations.follow_events(operation), json=json)
+        else:
+            timeline.print_all(bmi.operations.events(operation), last=last, json=json)
 
 
 def _step(operation: Operation) -> str | None:

@@ -10,7 +10,7 @@ import typer
 from bmi.api.operations import Operation, OperationState, Step, StepState
 from bmi.cli import output
 from bmi.cli.failures import Failure
-from bmi.client import Client, OperationFailed
+from bmi.client import Client, OperationFailed, title
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -65,7 +65,7 @@ def follow(bmi: Client, operation: Operation, *, quiet: bool = False) -> Operati
             operation = _show_lines(operation, changes)
     except KeyboardInterrupt:
         raise Failure(
-            f"stopped waiting, the {operation.verb} of {operation.subject} goes on",
+            f"stopped waiting, the {title(operation)} goes on",
             next_step=f"follow it with `bmi op wait {operation.id}`, "
             f"or end it with `bmi op cancel {operation.id}`",
             status=130,
@@ -108,14 +108,14 @@ def _tell_success(operation: Operation) -> None:
             f" in {output.seconds(_span(operation.started_at or operation.created_at, operation.ended_at))}"
         )
     done = typer.style("done", fg="green", bold=True) if output.terminal() else "done"
-    output.line(f"{done}: {operation.verb} of {operation.subject}{span}")
+    output.line(f"{done}: {title(operation)}{span}")
     shown = [(key.replace("_", " "), value) for key, value in operation.result.items() if value is not None]
     if plain := [(f"  {key}", value) for key, value in shown if isinstance(value, str | int | float)]:
         output.fields(plain)
 
 
 def _show_lines(operation: Operation, changes: Iterator[Operation]) -> Operation:
-    output.line(f"{operation.verb} of {operation.subject} (operation {operation.id})")
+    output.line(f"{title(operation)} (operation {operation.id})")
     told: dict[int, StepState] = {}
     for operation in changes:
         for text in new_lines(operation, told):
@@ -144,7 +144,7 @@ def _drawn(operation: Operation) -> "RenderableType":
     from rich.table import Table
     from rich.text import Text
 
-    head = Text.assemble((f"{operation.verb} of {operation.subject}", "bold"), (f"  {operation.id}", "dim"))
+    head = Text.assemble((title(operation), "bold"), (f"  {operation.id}", "dim"))
     steps = Table.grid(padding=(0, 2, 0, 0))
     for step in operation.steps:
         mark = _MARKS.get(step.state) or _TURNING[int(monotonic() * _REDRAWS) % len(_TURNING)]

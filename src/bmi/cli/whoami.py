@@ -1,6 +1,5 @@
 """`bmi whoami`: who the token stands for."""
 
-
 from bmi.cli import apps, options, output
 from bmi.cli.session import connect
 

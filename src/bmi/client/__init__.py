@@ -18,6 +18,7 @@ from bmi.client.errors import (
     ProfileInvalid,
     Unreachable,
     WaitTimedOut,
+    title,
 )
 
 __all__ = [
@@ -31,4 +32,5 @@ __all__ = [
     "ProfileInvalid",
     "Unreachable",
     "WaitTimedOut",
+    "title",
 ]

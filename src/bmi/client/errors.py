@@ -90,7 +90,7 @@ class OperationFailed(ClientError):
     """An operation ended without success."""
 
     def __init__(self, operation: Operation) -> None:
-        what = f"{operation.verb} of {operation.subject}"
+        what = title(operation)
         if operation.state is OperationState.CANCELLED:
             super().__init__(f"{what} was cancelled", next_step="start it again if you still want it")
         else:
@@ -113,6 +113,11 @@ class WaitTimedOut(ClientError):
             f"operation {id} has not ended after {seconds:g} s, it goes on",
             next_step=f"wait longer, or cancel it with `bmi op cancel {id}`",
         )
+
+
+def title(operation: Operation) -> str:
+    """Return what an operation does, in words: `provision of node n1`."""
+    return f"{operation.verb.rpartition('.')[2]} of {operation.subject}"
 
 
 def _one_line(text: str) -> str:

@@ -1,23 +1,12 @@
 """Calls about nodes."""
 
-import time
 from collections.abc import Iterator
-from typing import Literal
 from uuid import UUID
 
-from bmi.api.common import Response
-from bmi.api.nodes import Deprovision, Node, NodeCreate, NodeState, PowerRequest, Provision
+from bmi.api.nodes import Deprovision, Node, NodeCreate, NodeState, Power, PowerRequest, Provision
 from bmi.api.operations import Event, Operation
-from bmi.client.errors import Unreachable
+from bmi.client import history
 from bmi.client.transport import Transport
-
-_LOOK = 1.0  # seconds between two looks for new events; a boot's milestones are seconds apart
-
-
-class Power(Response):
-    """Whether a node is on, as its management controller says."""
-
-    state: Literal["on", "off"]
 
 
 class Nodes:
@@ -37,8 +26,8 @@ class Nodes:
 
         Args:
             state: Only those in this state.
-            project: Only those that this project uses; the client's own project does not count here, so
-                that the free nodes are seen too.
+            project: Only this project's and the free ones; all that the token may see if None, whatever
+                the client's own project.
             limit: How many at the most.
         """
         query = {"state": state, "project": project}
@@ -77,21 +66,4 @@ class Nodes:
 
     def follow_events(self, node: str | UUID) -> Iterator[Event]:
         """Go through a node's history, oldest first, and on through what happens from now on, without end."""
-        path = ["nodes", node, "events"]
-        cursor: str | None = None
-        seen: set[UUID] = set()
-        while True:
-            try:
-                page = self._transport.page(path, Event, query={"cursor": cursor})
-            except Unreachable:
-                # It may be restarting. At the start there is nothing to go on with.
-                if not seen:
-                    raise
-                time.sleep(_LOOK)
-                continue
-            yield from (event for event in page.items if event.id not in seen)
-            seen |= {event.id for event in page.items}
-            if page.next is None:
-                time.sleep(_LOOK)
-            else:
-                cursor = page.next
+        return history.follow(self._transport, ["nodes", node, "events"], over=lambda: False)

@@ -4,7 +4,8 @@ import time
 from collections.abc import Iterator
 from uuid import UUID
 
-from bmi.api.operations import Operation, OperationState
+from bmi.api.operations import Event, Operation, OperationState
+from bmi.client import history
 from bmi.client.errors import AnswerInvalid, ApiError, ClientError, OperationFailed, Unreachable, WaitTimedOut
 from bmi.client.transport import Transport
 
@@ -41,6 +42,15 @@ class Operations:
     def cancel(self, id: UUID | str) -> Operation:
         """Ask for an operation to be undone; it ends when that is done."""
         return self._transport.call("POST", ["operations", id, "cancel"], Operation)
+
+    def events(self, id: UUID | str, *, limit: int | None = None) -> Iterator[Event]:
+        """Go through an operation's history, oldest first."""
+        return self._transport.items(["operations", id, "history"], Event, limit=limit)
+
+    def follow_events(self, id: UUID | str) -> Iterator[Event]:
+        """Go through an operation's history, oldest first, until the operation has ended."""
+        path = ["operations", id, "history"]
+        return history.follow(self._transport, path, over=lambda: self.get(id).state.ended)
 
     def wait(self, id: UUID | str, *, timeout: float | None = None) -> Operation:
         """Wait until an operation has succeeded, and return it.

@@ -186,6 +186,7 @@ class Transport:
 
     def _no_answer(self, error: httpx2.RequestError, *, reads_only: bool) -> Unreachable | AnswerInvalid:
         cause = re.sub(r"^\[Errno -?\d+\] ", "", str(error)) or type(error).__name__
+        cause = cause[0].lower() + cause[1:] if cause[1:2].islower() else cause
         if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.ProxyError):
             return Unreachable(self.url, cause)
         if isinstance(error, httpx2.DecodingError | httpx2.SSEError):

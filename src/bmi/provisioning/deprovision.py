@@ -13,6 +13,7 @@ from bmi.drivers.storage import Kind, Volume
 from bmi.errors import WrongState
 from bmi.nodes.models import Node
 from bmi.nodes.service import bmc_of
+from bmi.nodes.states import move
 from bmi.provisioning.engine import Run, workflow
 from bmi.provisioning.journal import Ending
 from bmi.provisioning.models import Operation
@@ -41,9 +42,10 @@ def ask(session: Session, caller: Caller, ref: str, request: Deprovision) -> Ope
         request={"boot": str(record.id) if record else None, "keep_disk": request.keep_disk},
         result={"node": node.name} | ({"disk": record.disk.name} if record and request.keep_disk else {}),
     )
-    if node.state not in (NodeState.ACTIVE, NodeState.FAILED, NodeState.DEPROVISIONING):
+    if node.state is NodeState.AVAILABLE:
         raise WrongState(f"node {node.name} is {node.state}", next_step="nothing to give back")
-    node.state, node.problem = NodeState.DEPROVISIONING, None
+    move(node, NodeState.DEPROVISIONING)
+    node.problem = None
     return operation
 
 
@@ -52,7 +54,7 @@ def settle(session: Session, operation: Operation, ending: Ending) -> None:
     node = session.get_one(Node, operation.node_id)
     if ending is not Ending.SUCCEEDED:
         error = operation.error or {}
-        node.state = NodeState.FAILED
+        move(node, NodeState.FAILED)
         node.problem = (
             f"{error.get('detail')}; {error.get('next_step')}, then: bmi node deprovision {node.name}"
         )
@@ -60,7 +62,8 @@ def settle(session: Session, operation: Operation, ending: Ending) -> None:
     if operation.request["boot"]:
         record = session.get(Boot, UUID(operation.request["boot"]))
         forget(session, record, with_disk=not operation.request["keep_disk"])
-    node.state, node.project_id = NodeState.AVAILABLE, None
+    move(node, NodeState.AVAILABLE)
+    node.project_id = None
 
 
 @workflow("node.deprovision", settle=settle, cancellable=False)

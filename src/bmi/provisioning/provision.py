@@ -23,6 +23,7 @@ from bmi.networks import service as networks
 from bmi.networks.models import Attachment, Network
 from bmi.nodes.models import Node
 from bmi.nodes.service import bmc_of
+from bmi.nodes.states import move
 from bmi.parts import Parts
 from bmi.provisioning.engine import Run, workflow
 from bmi.provisioning.journal import Ending
@@ -91,7 +92,8 @@ def ask(session: Session, parts: Parts, caller: Caller, ref: str, request: Provi
     )
     _refuse_unavailable(node)
     session.add_all([attachment, record])
-    node.state, node.project_id, node.problem = NodeState.PROVISIONING, project.id, None
+    move(node, NodeState.PROVISIONING)
+    node.project_id, node.problem = project.id, None
     session.flush()
     return operation
 
@@ -143,13 +145,14 @@ def settle(session: Session, operation: Operation, ending: Ending) -> None:
     record = session.get(Boot, UUID(operation.request["boot"]))
     match ending:
         case Ending.SUCCEEDED:
-            node.state = NodeState.ACTIVE
+            move(node, NodeState.ACTIVE)
         case Ending.UNDONE:
             forget(session, record, with_disk=operation.request["clone"])
-            node.state, node.project_id = NodeState.AVAILABLE, None
+            move(node, NodeState.AVAILABLE)
+            node.project_id = None
         case Ending.STANDING | Ending.STUCK:
             error = operation.error or {}
-            node.state = NodeState.FAILED
+            move(node, NodeState.FAILED)
             node.problem = f"{error.get('detail')}; {error.get('next_step')}"
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Interface, IPv6Address, IPv6Interface
 from typing import Protocol
 from uuid import UUID
 
@@ -18,13 +18,36 @@ class Leg:
     address: IPv4Interface
     namespace: str
     interface: str
+    complete: bool = True
+    """Whether all of it is there. What is missing of a leg that `legs` found half-made shows as VLAN 0, address
+    0.0.0.0/0; `up` completes it, `down` removes it."""
+
+    @property
+    def address6(self) -> IPv6Interface:
+        """The leg's IPv6 address, which router advertisements come from."""
+        return address6(self.network)
+
+
+def address6(network: UUID) -> IPv6Interface:
+    """Return the IPv6 address of the gateway's leg on a network: a unique local one (RFC 4193), made from the id.
+
+    iPXE looks for an IPv6 router before it goes on, for 13 seconds if nobody answers.
+    """
+    prefix = b"\xfd" + network.bytes[-7:]
+    return IPv6Interface((IPv6Address(prefix + bytes(7) + b"\x01"), 64))
 
 
 class Legs(Protocol):
     """What every leg driver can do. All verbs raise `LegError`."""
 
     def up(self, network: UUID, vlan: int, address: IPv4Interface) -> Leg:
-        """Make the gateway's leg on a network, or complete one that is half there."""
+        """Make the gateway's leg on a network, or make one that is there equal to this.
+
+        Args:
+            network: The network.
+            vlan: Its VLAN; frames of it are untagged on the leg.
+            address: The leg's address on it, with the prefix length.
+        """
 
     def down(self, network: UUID) -> Outcome:
         """Remove the leg on a network, with its namespace.
@@ -33,7 +56,7 @@ class Legs(Protocol):
         """
 
     def legs(self) -> Iterable[Leg]:
-        """List the legs of this installation that really exist."""
+        """List the legs of this installation that really exist, half-made ones too."""
 
     def close(self) -> None:
         """Let go of connections."""

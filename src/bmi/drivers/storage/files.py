@@ -196,7 +196,8 @@ class FileStorage(ABC):
     def _require_room(self, needed: int, failure: str) -> None:
         room = self._room()
         if room.free <= needed:
-            raise StorageFull(f"{failure}: it takes {needed} bytes, and {_left(room)}", next_step=_MAKE_ROOM)
+            takes = f"it takes {needed} bytes, and " if needed else ""
+            raise StorageFull(f"{failure}: {takes}{_left(room)}", next_step=_MAKE_ROOM)
 
     def _find_durable(self, volume: Volume) -> VolumeInfo | None:
         """Look for a volume, and make sure that it outlives a power cut even if its maker died too early."""

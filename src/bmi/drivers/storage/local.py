@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ByteSize, field_validator
 
 from bmi.drivers import Options, Site, parse_options
+from bmi.drivers.storage import Kind
 from bmi.drivers.storage.files import FileStorage, Room
 from bmi.drivers.storage.pool import MIN_SIZE, LoopPool
 from bmi.drivers.storage.reflink import reflink, supports_reflink, try_reflink
@@ -56,7 +57,7 @@ class LocalStorage(FileStorage):
         """Find where reflinks work, mount the pool if it takes one, and remove what was left half-made."""
         with self._failures(f"the storage in {self._home} could not be prepared"):
             self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if self._pool.exists() or not supports_reflink(self._home):
+            if self._needs_pool():
                 self._prepare_pool()
                 self._prepared = self._pool.mountpoint
             else:
@@ -78,6 +79,12 @@ class LocalStorage(FileStorage):
             )
         return self._prepared
 
+    def _needs_pool(self) -> bool:
+        # Decided once and for all: trying takes room, and a full store must be able to start.
+        if self._pool.exists() or (self._home / Kind.IMAGE).is_dir():
+            return self._pool.exists()
+        return not supports_reflink(self._home)
+
     def _prepare_pool(self) -> None:
         if self._options.pool_size == 0:
             raise StorageError(
@@ -85,11 +92,6 @@ class LocalStorage(FileStorage):
                 next_step="mount XFS or btrfs there, or allow a pool",
             )
         self._pool.up(self._options.pool_size or self._default_pool_size())
-        if not supports_reflink(self._pool.mountpoint):
-            raise StorageError(
-                f"the storage pool {self._pool.file} has no reflinks",
-                next_step="move its content away, delete it, and start the service again: it makes a new one",
-            )
 
     def _default_pool_size(self) -> int:
         free = _free(os.statvfs(self._home))

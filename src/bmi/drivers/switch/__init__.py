@@ -1,10 +1,16 @@
 """Switches: which VLANs a node's port carries (IEEE 802.1Q)."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from bmi.drivers import Outcome
+from bmi.errors import SwitchPortUnknown, VlanInvalid
+
+VLANS = range(1, 4095)
+"""Ids that a VLAN can have: 0 stands for none, 4095 is reserved (IEEE 802.1Q, table 9-2)."""
+
+_NAMED = 5  # ports that an error names as examples
 
 
 @dataclass(frozen=True)
@@ -12,11 +18,28 @@ class PortVlans:
     """What a port carries. No VLAN at all isolates it: nothing gets in or out."""
 
     native: int | None = None
-    """VLAN of untagged frames, 1 to 4094."""
+    """VLAN of untagged frames, 1 to 4094. A port that somebody else configured may also show 0."""
     tagged: frozenset[int] = frozenset()
 
+    def require_valid(self) -> None:
+        """Refuse what no port can be set to; every driver does before anything else.
+
+        Raises:
+            VlanInvalid: An id is not one of a VLAN, or the native VLAN is also tagged.
+        """
+        asked = self.tagged if self.native is None else self.tagged | {self.native}
+        if strange := sorted(asked.difference(VLANS)):
+            raise VlanInvalid(
+                f"{strange[0]} is not the id of a VLAN", next_step=f"use {VLANS[0]} to {VLANS[-1]}"
+            )
+        if self.native in self.tagged:
+            raise VlanInvalid(
+                f"VLAN {self.native} cannot be both native and tagged on one port",
+                next_step="attach the network one way only",
+            )
+
     def __str__(self) -> str:
-        words = [str(self.native)] if self.native else []
+        words = [] if self.native is None else [str(self.native)]
         words += [f"{vlan} (tagged)" for vlan in sorted(self.tagged)]
         return ", ".join(words) or "none"
 
@@ -44,6 +67,7 @@ class Switch(Protocol):
 
         Raises:
             SwitchPortUnknown: The switch has no such port.
+            VlanInvalid: No port can carry these VLANs.
         """
 
     def port(self, port: str) -> PortState:
@@ -54,7 +78,21 @@ class Switch(Protocol):
         """
 
     def ports(self) -> Iterable[PortState]:
-        """Read every port."""
+        """Read every port that a node can be behind."""
 
     def close(self) -> None:
         """Let go of connections."""
+
+
+def unknown_port(port: str, switch: str, known: Sequence[str]) -> SwitchPortUnknown:
+    """Return the error that tells of a port which a switch does not have.
+
+    Args:
+        port: The name asked for.
+        switch: The switch in words, as in "bridge br0".
+        known: Names of the ports that it has.
+    """
+    some = ", ".join(known[:_NAMED]) + (", ..." if len(known) > _NAMED else "")
+    return SwitchPortUnknown(
+        f"{switch} has no port {port}", next_step=f"use one of its ports: {some}" if known else "add the port"
+    )

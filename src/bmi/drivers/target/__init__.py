@@ -71,7 +71,7 @@ class Removal:
 class Target(Protocol):
     """What every target driver can do.
 
-    All verbs raise `TargetError`, and `BadRequest` where a portal or an export has a value that cannot be served.
+    All verbs raise `TargetError`, and `serve` raises `BadRequest` for a value that cannot be served.
     """
 
     def serve(self, portal: Portal, exports: Sequence[Export]) -> Outcome:

@@ -1,10 +1,10 @@
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from bmi.drivers.storage.pool import LoopPool
+from bmi.run import run
 
 POOL_SIZE = 400 << 20  # bytes
 
@@ -31,8 +31,8 @@ def small(tmp_path: Path) -> Iterator[Path]:
     """Give a folder on a file system of 200 MiB without reflinks."""
     folder = tmp_path / "small"
     folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200m", "tmpfs", folder], check=True)
+    run(["mount", "-t", "tmpfs", "-o", "size=200m", "tmpfs", folder])
     try:
         yield folder
     finally:
-        subprocess.run(["umount", folder], check=True)
+        run(["umount", folder])

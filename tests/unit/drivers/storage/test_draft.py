@@ -21,7 +21,7 @@ def test_it_appears_when_it_is_published(tmp_path: Path) -> None:
     assert (tmp_path / "name").read_bytes() == b"content"
     status = (tmp_path / "name").stat()
     assert (stat.S_IMODE(status.st_mode), status.st_nlink) == (0o400, 1)
-    assert os.listdir(tmp_path) == ["name"]
+    assert names(tmp_path) == ["name"]
 
 
 def test_publishing_takes_nobodys_place(tmp_path: Path) -> None:
@@ -32,7 +32,7 @@ def test_publishing_takes_nobodys_place(tmp_path: Path) -> None:
         assert draft.publish("name", 0o600) is Outcome.ALREADY
 
     assert (tmp_path / "name").read_text() == "first"
-    assert os.listdir(tmp_path) == ["name"]
+    assert names(tmp_path) == ["name"]
 
 
 def test_replacing_does(tmp_path: Path) -> None:
@@ -42,14 +42,14 @@ def test_replacing_does(tmp_path: Path) -> None:
         draft.replace("name", 0o400)
 
     assert (tmp_path / "name").read_text() == "second"
-    assert os.listdir(tmp_path) == ["name"]
+    assert names(tmp_path) == ["name"]
 
 
 def test_nothing_stays_of_one_that_is_given_up(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), Draft(tmp_path):
         raise ZeroDivisionError
 
-    assert os.listdir(tmp_path) == []
+    assert names(tmp_path) == []
 
 
 def test_a_sweep_spares_those_that_are_being_written(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_a_sweep_spares_those_that_are_being_written(tmp_path: Path) -> None:
         in_child(lambda: sweep(tmp_path))
 
         assert draft.publish("other", 0o600) is Outcome.DONE
-    assert sorted(os.listdir(tmp_path)) == ["name", "other"]
+    assert names(tmp_path) == ["name", "other"]
 
 
 def test_a_sweep_takes_those_whose_maker_was_killed(tmp_path: Path) -> None:
@@ -67,11 +67,11 @@ def test_a_sweep_takes_those_whose_maker_was_killed(tmp_path: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     in_child(die)
-    assert len(os.listdir(tmp_path)) == 1
+    assert len(names(tmp_path)) == 1
 
     sweep(tmp_path)
 
-    assert os.listdir(tmp_path) == []
+    assert names(tmp_path) == []
 
 
 def test_a_maker_that_was_killed_after_publishing_loses_nothing(
@@ -84,11 +84,11 @@ def test_a_maker_that_was_killed_after_publishing_loses_nothing(
             draft.publish("name", 0o600)
 
     in_child(die)
-    assert len(os.listdir(tmp_path)) == 2
+    assert len(names(tmp_path)) == 2
 
     sweep(tmp_path)
 
-    assert os.listdir(tmp_path) == ["name"]
+    assert names(tmp_path) == ["name"]
     assert (tmp_path / "name").read_bytes() == b"content"
 
 
@@ -109,10 +109,14 @@ def test_a_sweep_between_making_and_locking_does_no_harm(
     with Draft(tmp_path) as draft:
         assert draft.publish("name", 0o600) is Outcome.DONE
     assert swept
-    assert os.listdir(tmp_path) == ["name"]
+    assert names(tmp_path) == ["name"]
 
 
 def in_child(call: Callable[[], None]) -> None:
     process = get_context("fork").Process(target=call)
     process.start()
     process.join()
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())

@@ -1,0 +1,34 @@
+# The only entry for people and machines. Every target installs what it needs and can be repeated.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON := .venv/bin/python
+PYTEST := .venv/bin/pytest
+PART ?= control
+
+.PHONY: help setup demo test check bench clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  \033[1m%-8s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: ## Install what is missing: Debian packages, uv, locked Python packages (needs root)
+	@scripts/setup
+
+demo: setup ## Boot virtual nodes of two tenants from clones of a golden image (ARGS=--keep leaves it up)
+	@.venv/bin/bmi lab demo $(ARGS)
+
+test: setup check ## Run every test: contract, integration with real daemons, booting nodes
+	@$(PYTEST) tests/contract tests/integration tests/e2e $(ARGS)
+
+check: setup ## Format, lint, types, import rules and unit tests, in seconds
+	@.venv/bin/ruff format --check src tests bench
+	@.venv/bin/ruff check src tests bench
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports --no-cache
+	@$(PYTEST) tests/unit -q $(ARGS)
+
+bench: setup ## Measure, and print one JSON object per measurement (PART=control)
+	@$(PYTHON) -m bench.$(PART) $(ARGS)
+
+clean: ## Remove what the other targets made in this folder, and a lab that still runs
+	@if [ -x .venv/bin/bmi ]; then .venv/bin/bmi lab down; fi
+	@rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,231 @@
+"""One bridge of an Open vSwitch: its ports, and the VLANs they carry."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from bmi.drivers import Outcome
+from bmi.drivers.openvswitch import OvsOptions
+from bmi.drivers.openvswitch.database import Database, Edit, T
+from bmi.drivers.openvswitch.vswitchd import Vswitchd
+from bmi.drivers.switch import ISOLATED, VLANS, PortVlans
+from bmi.errors import BmiError
+
+QUARANTINE = 4095
+"""VLAN of isolated ports. Reserved (IEEE 802.1Q, table 9-2), so that no network has it."""
+
+INSTALLATION_MARK = "bmi-installation"
+"""Key in a leg port's `external_ids`; its value is the installation's."""
+
+LEG_MARK = "bmi-leg"
+"""Key in a leg port's `external_ids`; its value is the network's id."""
+
+
+@dataclass(frozen=True)
+class VlanColumns:
+    """The columns of table Port that decide where frames go, see ovs-vswitchd.conf.db(5)."""
+
+    vlan_mode: str | None = None
+    tag: int | None = None
+    trunks: frozenset[int] = frozenset()
+    """Empty means every VLAN."""
+    protected: bool = False
+    """Nothing passes between two protected ports."""
+
+    @classmethod
+    def of(cls, vlans: PortVlans) -> "VlanColumns":
+        """Return what makes a port carry exactly these VLANs.
+
+        There is no word for "no VLAN". So an isolated port is a trunk of one reserved VLAN: it drops untagged
+        frames, and those of every other VLAN. What a node tags with the reserved one itself finds no way out
+        either: isolated ports are protected from each other, and `carriers` tells of other ports that carry it.
+        """
+        if vlans == ISOLATED:
+            return cls(vlan_mode="trunk", trunks=frozenset({QUARANTINE}), protected=True)
+        if vlans.native is None:
+            return cls(vlan_mode="trunk", trunks=vlans.tagged)
+        if not vlans.tagged:
+            return cls(vlan_mode="access", tag=vlans.native)
+        return cls(vlan_mode="native-untagged", tag=vlans.native, trunks=vlans.tagged)
+
+    def vlans(self) -> PortVlans:
+        """Return what a port with these columns carries; VLAN 0 is that of untagged frames on a trunk."""
+        if self == VlanColumns.of(ISOLATED):
+            return ISOLATED
+        mode = self.vlan_mode or ("trunk" if self.tag is None else "access")
+        if mode in {"access", "dot1q-tunnel"}:
+            return PortVlans(self.tag or 0)
+        trunks = self.trunks or frozenset({0, *VLANS})
+        native = self.tag or 0
+        if mode == "trunk":
+            return PortVlans(0 if 0 in trunks else None, trunks - {0})
+        return PortVlans(native, trunks - {0, native})
+
+    def carries(self, vlan: int) -> bool:
+        """Say whether frames of a VLAN come in or go out."""
+        mode = self.vlan_mode or ("trunk" if self.tag is None else "access")
+        trunk = mode not in {"access", "dot1q-tunnel"} and (not self.trunks or vlan in self.trunks)
+        return trunk or (mode != "trunk" and (self.tag or 0) == vlan)
+
+
+@dataclass(frozen=True)
+class BridgePort:
+    """A port as the database has it."""
+
+    name: str
+    columns: VlanColumns
+    external_ids: Mapping[str, str] = field(hash=False)
+    link: bool | None
+    """Whether the other end is up; None if unknown."""
+    error: str
+    """Why ovs-vswitchd cannot use the port; empty if it does."""
+
+
+class Bridge:
+    """A bridge that exists. Every verb returns when the switch forwards that way."""
+
+    def __init__(self, options: OvsOptions, failure: type[BmiError]) -> None:
+        """Say which bridge, and of which class the errors are to be."""
+        self.name = options.bridge
+        self._failure = failure
+        self._database = Database(options.database, timeout=options.timeout, failure=failure)
+        self._vswitchd = None
+        if options.flush_flows:
+            self._vswitchd = Vswitchd(
+                options.database, control=options.control, timeout=options.timeout, failure=failure
+            )
+
+    def ports(self) -> dict[str, BridgePort]:
+        """Read all ports but the bridge's own, by name."""
+        return self._database.read(
+            lambda tables: {
+                row.name: _port(row)
+                for row in sorted(self._row(tables).ports, key=lambda row: str(row.name))
+                if row.name != self.name
+            }
+        )
+
+    def configure(self, name: str, columns: VlanColumns) -> Outcome | None:
+        """Set what a port carries; None if there is no such port that a node can be behind."""
+
+        def edit(transaction: Any, tables: Any) -> Outcome | None:
+            for row in self._row(tables).ports:
+                if row.name == name != self.name and LEG_MARK not in row.external_ids:
+                    return _set(row, _written(columns))
+            return None
+
+        return self._change(edit)
+
+    def add(self, name: str, columns: VlanColumns, external_ids: Mapping[str, str]) -> Outcome:
+        """Add the interface of that name as a port; one that is there already is set to what is given.
+
+        Raises:
+            BmiError: ovs-vswitchd cannot use the interface.
+        """
+
+        wanted = {**_written(columns), "external_ids": dict(external_ids)}
+
+        def edit(transaction: Any, tables: Any) -> Outcome:
+            bridge = self._row(tables)
+            for row in bridge.ports:
+                if row.name == name:
+                    return _set(row, wanted)
+            interface = transaction.insert(tables["Interface"])
+            interface.name = name
+            row = transaction.insert(tables["Port"])
+            row.name = name
+            row.interfaces = [interface]
+            for column, value in wanted.items():
+                setattr(row, column, value)
+            bridge.addvalue("ports", row)
+            return Outcome.DONE
+
+        outcome = self._change(edit)
+        port = self.ports().get(name)
+        if port is None or port.error:
+            reason = port.error if port else "somebody else removed it at the same time"
+            raise self._failure(
+                f"interface {name} did not become a port of bridge {self.name}: {reason}",
+                next_step="check that the interface exists where ovs-vswitchd runs, and try again",
+            )
+        return outcome
+
+    def remove(self, name: str) -> Outcome:
+        """Remove a port; its interface stays."""
+
+        def edit(transaction: Any, tables: Any) -> Outcome:
+            bridge = self._row(tables)
+            for row in bridge.ports:
+                if row.name == name:
+                    bridge.delvalue("ports", row)
+                    return Outcome.DONE
+            return Outcome.ALREADY
+
+        return self._change(edit)
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._database.close()
+
+    def _change(self, edit: Edit[T]) -> T:
+        def with_type(transaction: Any, tables: Any) -> tuple[T, str]:
+            return edit(transaction, tables), str(self._row(tables).datapath_type)
+
+        result, datapath_type = self._database.change(with_type)
+        # Also when nothing changed: whoever changed it may have died before this.
+        if self._vswitchd is not None:
+            self._vswitchd.flush_flows(datapath_type)
+        return result
+
+    def _row(self, tables: Any) -> Any:
+        for row in tables["Bridge"].rows.values():
+            if row.name == self.name:
+                return row
+        raise self._failure(
+            f"there is no bridge {self.name} at {self._database.remote}",
+            next_step="make it with ovs-vsctl add-br, or correct the option bridge",
+        )
+
+
+def carriers(ports: Iterable[BridgePort]) -> list[str]:
+    """Name the ports through which frames of isolated ports could leave."""
+    return [
+        port.name for port in ports if port.columns.carries(QUARANTINE) and not port.columns.protected
+    ]
+
+
+def _set(row: Any, wanted: Mapping[str, Any]) -> Outcome:
+    """Set a port's columns, and say whether they differed."""
+    outcome = Outcome.ALREADY
+    for column, value in wanted.items():
+        if getattr(row, column) != value:
+            outcome = Outcome.DONE
+            setattr(row, column, value)
+    return outcome
+
+
+def _written(columns: VlanColumns) -> dict[str, Any]:
+    return {
+        "vlan_mode": [columns.vlan_mode] if columns.vlan_mode else [],
+        "tag": [] if columns.tag is None else [columns.tag],
+        "trunks": sorted(columns.trunks),
+        "protected": columns.protected,
+    }
+
+
+def _port(row: Any) -> BridgePort:
+    links = [link for interface in row.interfaces for link in interface.link_state]
+    errors = [error for interface in row.interfaces for error in interface.error]
+    columns = VlanColumns(
+        vlan_mode=row.vlan_mode[0] if row.vlan_mode else None,
+        tag=row.tag[0] if row.tag else None,
+        trunks=frozenset(row.trunks),
+        protected=row.protected,
+    )
+    return BridgePort(
+        name=row.name,
+        columns=columns,
+        external_ids=dict(row.external_ids),
+        link="up" in links if links else None,
+        error=", ".join(errors),
+    )

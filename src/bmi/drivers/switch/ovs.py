@@ -1,0 +1,62 @@
+"""Switch driver `ovs`: a bridge of Open vSwitch."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from bmi.drivers import Outcome, Site, parse_options
+from bmi.drivers.openvswitch import OvsOptions
+from bmi.drivers.openvswitch.bridge import LEG_MARK, Bridge, BridgePort, VlanColumns, carriers
+from bmi.drivers.switch import ISOLATED, PortState, PortVlans, unknown_port
+from bmi.errors import SwitchError
+
+
+class OvsSwitch:
+    """The ports of a bridge, but its own and those of gateways' legs."""
+
+    def __init__(self, options: Mapping[str, Any], site: Site) -> None:
+        self._bridge = Bridge(parse_options(OvsOptions, options, driver="ovs"), SwitchError)
+
+    def configure(self, port: str, vlans: PortVlans) -> Outcome:
+        """Make a port carry exactly these VLANs, see `Switch`."""
+        vlans.require_valid()
+        outcome = self._bridge.configure(port, VlanColumns.of(vlans))
+        ports = self._bridge.ports()
+        found = self._find(port, ports)
+        if outcome is None or found.vlans != vlans:
+            raise SwitchError(
+                f"port {port} of bridge {self._bridge.name} was set to VLAN {vlans}, but carries {found.vlans}",
+                next_step="find out who else configures this bridge",
+            )
+        if vlans == ISOLATED and (leaks := carriers(ports.values())):
+            raise SwitchError(
+                f"port {port} of bridge {self._bridge.name} is in quarantine, but port {leaks[0]} carries "
+                "every VLAN, the one of the quarantine too",
+                next_step=f"give it a list of VLANs, as in ovs-vsctl set port {leaks[0]} trunks=100,101",
+            )
+        return outcome
+
+    def port(self, port: str) -> PortState:
+        """Read a port, see `Switch`."""
+        return self._find(port, self._bridge.ports())
+
+    def ports(self) -> Iterable[PortState]:
+        """Read every port, see `Switch`."""
+        return [_state(port) for port in self._bridge.ports().values() if not _is_leg(port)]
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._bridge.close()
+
+    def _find(self, name: str, ports: Mapping[str, BridgePort]) -> PortState:
+        if name not in ports or _is_leg(ports[name]):
+            known = [port.name for port in ports.values() if not _is_leg(port)]
+            raise unknown_port(name, f"bridge {self._bridge.name}", known)
+        return _state(ports[name])
+
+
+def _is_leg(port: BridgePort) -> bool:
+    return LEG_MARK in port.external_ids
+
+
+def _state(port: BridgePort) -> PortState:
+    return PortState(port.name, port.columns.vlans(), port.link)

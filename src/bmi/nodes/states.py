@@ -1,0 +1,76 @@
+"""The states of a node, and every way from one to another. docs/states.md is drawn from this table."""
+
+from dataclasses import dataclass
+
+from bmi.api.nodes import NodeState
+from bmi.errors import WrongState
+from bmi.nodes.models import Node
+
+MEANING = {
+    NodeState.AVAILABLE: "Belongs to nobody, is off, on no network; anybody with the role may take it.",
+    NodeState.PROVISIONING: "An operation is making it boot a disk for a project.",
+    NodeState.ACTIVE: "Boots its project's disk.",
+    NodeState.DEPROVISIONING: "An operation is taking it back; it only goes forward.",
+    NodeState.FAILED: "An operation could not go on and left it for a person to look at; `problem` says why.",
+    NodeState.MAINTENANCE: "Taken out of use by an admin.",
+}
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way from a state to another."""
+
+    origin: NodeState
+    goal: NodeState
+    when: str
+
+
+WAYS = (
+    Way(NodeState.AVAILABLE, NodeState.PROVISIONING, "provision is asked for"),
+    Way(NodeState.PROVISIONING, NodeState.ACTIVE, "provision succeeded"),
+    Way(NodeState.PROVISIONING, NodeState.AVAILABLE, "provision failed or was cancelled, all undone"),
+    Way(NodeState.PROVISIONING, NodeState.FAILED, "the node did not boot, or undoing failed"),
+    Way(NodeState.FAILED, NodeState.ACTIVE, "the node reported late that it is up"),
+    Way(NodeState.FAILED, NodeState.DEPROVISIONING, "deprovision is asked for"),
+    Way(NodeState.ACTIVE, NodeState.DEPROVISIONING, "deprovision is asked for"),
+    Way(NodeState.DEPROVISIONING, NodeState.AVAILABLE, "deprovision succeeded"),
+    Way(NodeState.DEPROVISIONING, NodeState.FAILED, "a step of deprovision failed for good"),
+)
+
+
+def move(node: Node, goal: NodeState) -> None:
+    """Bring a node to another state.
+
+    Raises:
+        WrongState: No way leads there.
+    """
+    if not any(way.origin is node.state and way.goal is goal for way in WAYS):
+        raise WrongState(
+            f"node {node.name} is {node.state}, from where no way leads to {goal}",
+            next_step="wait until its operation has ended: bmi op list",
+        )
+    node.state = goal
+
+
+def drawing() -> str:
+    """Return docs/states.md."""
+    lines = [
+        "# States of a node",
+        "",
+        "Made from the table in `src/bmi/nodes/states.py` by `python -m bmi.nodes.states`; a test compares.",
+        "",
+        "| state | meaning |",
+        "|---|---|",
+        *(f"| `{state}` | {meaning} |" for state, meaning in MEANING.items()),
+        "",
+        "```mermaid",
+        "stateDiagram-v2",
+        *(f"    {way.origin} --> {way.goal}: {way.when}" for way in WAYS),
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(drawing(), end="")  # noqa: T201

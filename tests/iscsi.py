@@ -1,0 +1,125 @@
+"""Real initiators for tests: libiscsi's tools, and qemu's, which use libiscsi too."""
+
+import os
+import random
+import secrets
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from bmi.drivers.storage import Backing
+from bmi.drivers.target import Export, Lun, Portal
+from bmi.ids import new_id
+from bmi.run import inside, run
+
+MIB = 1 << 20
+
+
+def free_portal(namespace: str | None = None) -> Portal:
+    """Return a portal on a loopback address and port that nothing listens on."""
+    address = IPv4Address("127.0.0.0") + random.randrange(1 << 16, 1 << 23)
+    with socket.socket() as probe:
+        probe.bind((str(address), 0))
+        return Portal(new_id(), address, probe.getsockname()[1], namespace)
+
+
+def make_export(folder: Path, name: str, *, size: int = MIB) -> Export:
+    """Return an export with a disk and a seed, made of new files."""
+    disk, seed = folder / f"{name}.img", folder / f"{name}.iso"
+    for file, length in ((disk, size), (seed, MIB)):
+        file.touch()
+        os.truncate(file, length)
+    return Export(
+        iqn=f"iqn.2026-01.org.example:{name}",
+        initiator=f"iqn.2026-01.org.example:node-{name}",
+        username=f"user-{name}",
+        password=secrets.token_hex(8),
+        luns=(Lun(1, Backing("file", str(disk))), Lun(2, Backing("file", str(seed)), readonly=True)),
+    )
+
+
+class Initiator:
+    """A node's initiator: knows a portal, and the name and secret of one export."""
+
+    def __init__(self, portal: Portal, export: Export) -> None:
+        self.portal = portal
+        self.export = export
+
+    def luns(self) -> str:
+        """Discover: what the portal tells this initiator to be there."""
+        return self._run("iscsi-ls", "-i", self.export.initiator, f"iscsi://{self.portal}")
+
+    def inquire(self, lun: int, *arguments: str) -> str:
+        """Log in and ask a LUN what it is."""
+        return self._run("iscsi-inq", "-i", self.export.initiator, *arguments, self.url(lun))
+
+    def size(self, lun: int) -> int:
+        """Log in and ask for the bytes of a LUN."""
+        return int(self._run("iscsi-readcapacity16", "-i", self.export.initiator, "-s", self.url(lun)))
+
+    def io(self, lun: int, *commands: str, readonly: bool = False) -> str:
+        """Log in and run commands of qemu-io(1)."""
+        words = [word for command in commands for word in ("-c", command)]
+        return self._run(*self._qemu_io(lun, readonly=readonly), *words)
+
+    def copy(self, lun: int, file: Path) -> None:
+        """Log in and read a LUN into a file."""
+        self._run(
+            "qemu-img", "convert", *self._secret(), "--image-opts", "-O", "raw", self.image(lun), str(file)
+        )
+
+    def compare(self, lun: int, file: Path) -> str:
+        """Log in and compare a LUN with a file; fails if they differ."""
+        theirs = f"driver=file,filename={file}"
+        return self._run("qemu-img", "compare", *self._secret(), "--image-opts", self.image(lun), theirs)
+
+    @contextmanager
+    def session(self, lun: int = 1, *, busy: bool = False) -> Iterator["subprocess.Popen[str]"]:
+        """Stay logged in; with `busy` read all the time."""
+        command = self._qemu_io(lun, readonly=True)
+        if busy:
+            command = ["iscsi-perf", "-i", self.export.initiator, "-b", "8", self.url(lun)]
+        words = [*inside(self.portal.namespace), *command]
+        with subprocess.Popen(
+            words,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, **self._environment()},
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    def url(self, lun: int) -> str:
+        """Return what libiscsi's tools call a LUN."""
+        return f"iscsi://{self.portal}/{self.export.iqn}/{lun}"
+
+    def image(self, lun: int) -> str:
+        """Return what qemu's tools call a LUN."""
+        return (
+            f"driver=iscsi,transport=tcp,portal={self.portal},target={self.export.iqn},lun={lun},"
+            f"initiator-name={self.export.initiator},user={self.export.username},password-secret=chap"
+        )
+
+    def _qemu_io(self, lun: int, *, readonly: bool) -> list[str]:
+        return ["qemu-io", *self._secret(), *(["-r"] if readonly else []), "--image-opts", self.image(lun)]
+
+    def _secret(self) -> list[str]:
+        file = Path(self.export.luns[0].backing.path).with_suffix(".secret")
+        file.write_text(self.export.password)
+        return ["--object", f"secret,id=chap,file={file}"]
+
+    def _run(self, *words: str) -> str:
+        return run(words, namespace=self.portal.namespace, env=self._environment(), timeout=60)
+
+    def _environment(self) -> dict[str, str]:
+        return {
+            "LIBISCSI_CHAP_USERNAME": self.export.username,
+            "LIBISCSI_CHAP_PASSWORD": self.export.password,
+        }

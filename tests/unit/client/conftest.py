@@ -1,0 +1,3 @@
+from tests.unit.client.fake_service import service
+
+__all__ = ["service"]

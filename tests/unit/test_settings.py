@@ -1,0 +1,51 @@
+from pathlib import Path
+
+import pytest
+
+from bmi.errors import SettingsInvalid
+from bmi.settings import load_settings
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    file = tmp_path / "bmi.toml"
+    file.write_text(text)
+    return file
+
+
+def test_defaults_need_no_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("bmi.settings.DEFAULT_FILE", tmp_path / "none.toml")
+    settings = load_settings()
+    assert settings.storage.driver == "local"
+    assert settings.database_url == "sqlite:////var/lib/bmi/bmi.db"
+
+
+def test_environment_wins_over_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = write(tmp_path, "[api]\nport = 7000\nhost = '127.0.0.2'\n")
+    monkeypatch.setenv("BMI_API__PORT", "7001")
+    settings = load_settings(file)
+    assert (settings.api.host, settings.api.port) == ("127.0.0.2", 7001)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("stat_dir = '/x'", "stat_dir"),
+        ("state_dir = 'relative'", "state_dir"),
+        ("[api]\nport = 70000", "api.port"),
+        ("[boot]\niqn_prefix = 'my disks'", "boot.iqn_prefix"),
+        ("[networks]\nsubnets = '10.0.0.0/99'", "networks.subnets"),
+    ],
+)
+def test_a_bad_value_is_named(tmp_path: Path, text: str, named: str) -> None:
+    with pytest.raises(SettingsInvalid, match=named):
+        load_settings(write(tmp_path, text))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsInvalid, match=r"nowhere\.toml does not exist"):
+        load_settings(tmp_path / "nowhere.toml")
+
+
+def test_broken_toml_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsInvalid, match="is not TOML"):
+        load_settings(write(tmp_path, "[api\n"))
