@@ -27,8 +27,7 @@ def create(name: str) -> None:
         CommandFailed: The kernel refuses, mostly for want of privileges.
     """
     if not exists(name):
-        # ip-netns(8) makes a file first and mounts the namespace on it then; one who died between the two left
-        # a file that is none.
+        # ip-netns(8) makes a file and mounts the namespace on it; one who died in between left a mere file.
         if (_FOLDER / name).exists():
             delete(name)
         try:

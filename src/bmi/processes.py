@@ -158,3 +158,16 @@ def _reap(pid: int) -> None:
     """Collect an ended child, so that it does not stay behind as a zombie; not ours is fine."""
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
+
+
+def recorded_below(folder: Path) -> list[Process]:
+    """Return the processes that records anywhere below a folder name, those that still run."""
+    found = (recorded(path) for path in sorted(folder.rglob("*")) if _may_be_record(path))
+    return [process for process in found if process]
+
+
+_RECORD_MAX = 200  # bytes; a record has two numbers
+
+
+def _may_be_record(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink() and path.stat().st_size <= _RECORD_MAX

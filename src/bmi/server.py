@@ -46,6 +46,7 @@ def build_parts(settings: Settings) -> Parts:
     db = Db(settings.database_url)
     db.upgrade()
     installation = short(access.installation(db))[:_INSTALLATION_DIGITS]
+    (settings.state_dir / "installation").write_text(installation + "\n")
     site = Site(state_dir=settings.state_dir, installation=installation)
 
     def driver(family: str, named: Driver) -> object:

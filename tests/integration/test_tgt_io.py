@@ -174,7 +174,7 @@ def test_a_readonly_lun_refuses_writes(portal: Portal, export: Export, node: Ini
         node.io(2, "write -P 0x5a 0 4096")
     with (
         Connection(portal, export, lun=2) as connection,
-        pytest.raises(Refused, match="DATA_PROTECTION"),  # what WRITE is told
+        pytest.raises(Refused, match="WRITE_PROTECTED"),  # what WRITE is told
     ):
         connection.write(0, b"\x5a" * 512)
     with Connection(portal, export, lun=1) as connection:

@@ -15,7 +15,6 @@ from bmi.boot.listen import NodeHttp
 from bmi.drivers import Outcome
 from bmi.drivers.leg import Leg
 from bmi.drivers.storage import Storage
-from bmi.drivers.switch import ISOLATED
 from bmi.ids import new_id
 from bmi.parts import Parts
 from bmi.settings import Settings
@@ -143,14 +142,12 @@ class Site:
         return id
 
     def node(self, name: str, number: int) -> dict[str, Any]:
-        port = f"p{number}"
-        self.parts.switches["sw1"].configure(port, ISOLATED)
         answer = self.api.post(
             "/v1/nodes",
             json={
                 "name": name,
                 "bmc": {"driver": "memory", "address": f"bmc-{name}", "username": "u", "password": "secret"},
-                "nics": [{"mac": f"52:54:00:00:00:{number:02x}", "switch": "sw1", "port": port}],
+                "nics": [{"mac": f"52:54:00:00:00:{number:02x}", "switch": "sw1", "port": f"port{number}"}],
             },
         )
         assert answer.status_code == 201, answer.text

@@ -49,3 +49,10 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_broken_toml_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsInvalid, match="is not TOML"):
         load_settings(write(tmp_path, "[api\n"))
+
+
+def test_the_documents_example_is_valid(tmp_path: Path) -> None:
+    document = Path(__file__).parents[2] / "docs" / "settings.md"
+    example = document.read_text().split("```toml\n")[1].split("```")[0]
+    settings = load_settings(write(tmp_path, example))
+    assert set(settings.switches) == {"tor1"}

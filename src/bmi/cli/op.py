@@ -40,8 +40,8 @@ def list_(
         output.as_json(found)
         return
     output.table(
-        ("ID", "VERB", "SUBJECT", "STATE", "STEP", "CREATED"),
-        [(one.id, one.verb, one.subject, one.state, _step(one), one.created_at) for one in found],
+        ("ID", "WHAT", "STATE", "STEP", "AGE"),
+        [(one.id, title(one), one.state, _step(one), output.age(one.created_at)) for one in found],
         empty="there are no such operations",
     )
 

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from ipaddress import IPv4Network
 from pathlib import Path
-from re import IGNORECASE, fullmatch
+from re import ASCII, IGNORECASE, fullmatch
 from typing import Annotated, TypeAlias
 
 import typer
@@ -18,7 +18,7 @@ _SPANS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 def size(text: str) -> int:
     """Return the bytes that `2G`, `20GiB`, `1.5T` or `512M` stand for; units are powers of 1024."""
-    match = fullmatch(r"(\d+(?:\.\d+)?) ?(?:([KMGT])(?:iB)?|B)?", text.strip(), IGNORECASE)
+    match = fullmatch(r"(\d+(?:\.\d+)?) ?(?:([KMGT])(?:iB)?|B)?", text.strip(), ASCII | IGNORECASE)
     if match:
         number = Fraction(match[1]) * _UNITS[(match[2] or "").upper()]
         if number > 0 and number.denominator == 1:
@@ -28,7 +28,7 @@ def size(text: str) -> int:
 
 def span(text: str) -> float:
     """Return the seconds that `90s`, `30m`, `2h` or `7d` stand for."""
-    match = fullmatch(r"(\d+(?:\.\d+)?) ?([smhd]?)", text.strip())
+    match = fullmatch(r"(\d+(?:\.\d+)?) ?([smhd]?)", text.strip(), ASCII)
     if match and float(match[1]) > 0:
         return float(match[1]) * _SPANS[match[2] or "s"]
     raise typer.BadParameter(f"{text!r} is no length of time: write it as 90s, 30m, 2h or 7d")

@@ -4,9 +4,10 @@ On a terminal they are coloured and fit its width; in a pipe they are plain and 
 """
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
 import typer
@@ -89,12 +90,8 @@ def fields(pairs: Iterable[tuple[str, object]]) -> None:
     for name, value in kept:
         # Several values, such as NICs, stand under each other.
         for index, part in enumerate(value.splitlines() or [""]):
-            label = typer.style(("" if index else name).ljust(width), dim=True)
-            line(
-                f"{label}  {_styled(part)}".rstrip()
-                if terminal()
-                else f"{('' if index else name):{width}}  {part}"
-            )
+            label = ("" if index else name).ljust(width)
+            line(f"{styled(label, dim=True)}  {_in_colour(part)}".rstrip())
 
 
 def seconds(span: float) -> str:
@@ -104,6 +101,15 @@ def seconds(span: float) -> str:
     minutes, rest = divmod(round(span), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+
+
+def age(moment: datetime) -> str:
+    """Return how long ago a moment was, in its largest unit."""
+    span = max(0, round((datetime.now(UTC) - moment).total_seconds()))
+    for length, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if span >= length:
+            return f"{span // length} {unit}"
+    return f"{span} s"
 
 
 def size(amount: int) -> str:
@@ -119,6 +125,13 @@ def size(amount: int) -> str:
 def when(moment: datetime) -> str:
     """Return a moment in the person's own time zone."""
     return f"{moment.astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def styled(text: str, *, fg: str | None = None, bold: bool = False, dim: bool = False) -> str:
+    """Return a text in a style, where a person sees it and does not mind (https://no-color.org)."""
+    if not terminal() or os.environ.get("NO_COLOR"):
+        return text
+    return typer.style(text, fg=fg, bold=bold or None, dim=dim or None)
 
 
 def coloured(word: str) -> str:
@@ -139,11 +152,11 @@ def _shown(value: object) -> str:
     return clean(str(value))
 
 
-def _styled(text: str) -> str:
-    colour = coloured(text)
+def _in_colour(word: str) -> str:
+    colour = coloured(word)
     if colour == "dim":
-        return typer.style(text, dim=True)
-    return typer.style(text, fg=colour) if colour else text
+        return styled(word, dim=True)
+    return styled(word, fg=colour) if colour else word
 
 
 def _rich_table(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
@@ -153,7 +166,8 @@ def _rich_table(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> None
 
     made = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for heading in headings:
-        made.add_column(heading, overflow="fold")
+        # Ids are there to be copied.
+        made.add_column(heading, overflow="fold", no_wrap=heading == "ID")
     for row in cells:
         made.add_row(*(Text(cell, style=coloured(cell)) for cell in row))
     Console(highlight=False).print(made)

@@ -5,8 +5,6 @@ from datetime import UTC, datetime
 from time import monotonic
 from typing import TYPE_CHECKING
 
-import typer
-
 from bmi.api.operations import Operation, OperationState, Step, StepState
 from bmi.cli import output
 from bmi.cli.failures import Failure
@@ -75,7 +73,7 @@ def follow(bmi: Client, operation: Operation, *, quiet: bool = False) -> Operati
 
 def step_line(step: Step) -> str:
     """Return a step as one plain line."""
-    words = (step.state.ljust(7), step.name.ljust(10), taken(step).rjust(10), output.clean(step.detail))
+    words = (step.state.ljust(7), step.name.ljust(14), taken(step).rjust(10), output.clean(step.detail))
     return "  ".join(words).rstrip()
 
 
@@ -107,8 +105,7 @@ def _tell_success(operation: Operation) -> None:
         span = (
             f" in {output.seconds(_span(operation.started_at or operation.created_at, operation.ended_at))}"
         )
-    done = typer.style("done", fg="green", bold=True) if output.terminal() else "done"
-    output.line(f"{done}: {title(operation)}{span}")
+    output.line(f"{output.styled('done', fg='green', bold=True)}: {title(operation)}{span}")
     shown = [(key.replace("_", " "), value) for key, value in operation.result.items() if value is not None]
     if plain := [(f"  {key}", value) for key, value in shown if isinstance(value, str | int | float)]:
         output.fields(plain)
@@ -150,7 +147,7 @@ def _drawn(operation: Operation) -> "RenderableType":
         mark = _MARKS.get(step.state) or _TURNING[int(monotonic() * _REDRAWS) % len(_TURNING)]
         detail: RenderableType = Text(output.clean(step.detail), overflow="fold")
         if step.state is StepState.RUNNING and step.progress is not None:
-            bar = ProgressBar(total=1.0, completed=step.progress, width=_BAR)
+            bar = ProgressBar(total=1.0, completed=step.progress, width=_BAR, complete_style="green")
             detail = Table.grid(padding=(0, 1, 0, 0))
             detail.add_row(bar, Text(f"{step.progress:4.0%}"), Text(output.clean(step.detail)))
         steps.add_row(

@@ -161,6 +161,40 @@ def event(operation: Mapping[str, Any]) -> bytes:
     return f"event: operation\ndata: {json.dumps(operation)}\n\n".encode()
 
 
+WHEN = "2026-01-02T10:00:00Z"
+NAMED: dict[str, Any] = {"id": "0199c5d2-0000-7000-8000-0000000000aa", "name": "blue", "created_at": WHEN}
+IMAGE = {
+    **NAMED,
+    "name": "debian",
+    "project": None,
+    "state": "ready",
+    "origin": "build",
+    "parent": None,
+    "parent_name": None,
+    "size": 2 << 30,
+    "allocated": 700 << 20,
+}
+DISK = {
+    **NAMED,
+    "name": "web",
+    "project": "blue",
+    "state": "ready",
+    "image": None,
+    "image_name": "debian",
+    "node": "n1",
+    "size": 20 << 30,
+    "allocated": 4096,
+}
+NETWORK = {
+    **NAMED,
+    "name": "lan",
+    "project": "blue",
+    "state": "ready",
+    "vlan": 101,
+    "subnet": "10.7.0.0/24",
+    "gateway": "10.7.0.1",
+}
+TOKEN = {**NAMED, "name": "ci", "role": "member", "project": "blue", "expires_at": None}
 ID = "0199c5d2-7d1c-7a55-9a43-0c8f1d2e3f40"
 
 
@@ -214,6 +248,11 @@ def node(name: str = "n1", state: str = "available", **more: Any) -> dict[str, A
         "created_at": "2026-01-02T10:00:00Z",
         **more,
     }
+
+
+def named(thing: Mapping[str, Any], *names: str) -> Answer:
+    """Return a list of things that differ in their names."""
+    return page(*({**thing, "name": name} for name in names))
 
 
 def page(*items: Any, next: str | None = None) -> Answer:

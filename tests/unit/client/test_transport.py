@@ -4,7 +4,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from tests.unit.client.fake_service import Answer, Service, node, operation, page, problem
+from tests.unit.client.fake_service import NAMED, Answer, Service, node, operation, page, problem
 
 from bmi.api.access import ProjectCreate, Role, TokenCreate
 from bmi.api.nodes import BmcCreate, Nic, NodeCreate, Provision
@@ -18,15 +18,13 @@ from bmi.client import (
     Unreachable,
 )
 
-PROJECT = {"id": "0199c5d2-0000-7000-8000-0000000000aa", "name": "blue", "created_at": "2026-01-02T10:00:00Z"}
-
 
 def client(answer: Callable[[httpx2.Request], httpx2.Response]) -> Client:
     return Client("http://bmi.example", "sesame", transport=httpx2.MockTransport(answer))
 
 
 def test_sends_token_and_body_and_returns_typed_answer(service: Service) -> None:
-    service.on("POST", "/projects", Answer(PROJECT, status=201))
+    service.on("POST", "/projects", Answer(NAMED, status=201))
     with Client(service.url, "sesame") as bmi:
         made = bmi.projects.create(ProjectCreate(name="blue"))
     assert made.name == "blue"
@@ -42,7 +40,7 @@ def test_version_needs_no_token(service: Service) -> None:
 
 
 def test_newer_fields_of_the_answer_are_ignored() -> None:
-    bmi = client(lambda _: httpx2.Response(200, json={**PROJECT, "colour": "blue"}))
+    bmi = client(lambda _: httpx2.Response(200, json={**NAMED, "colour": "blue"}))
     assert bmi.projects.get("blue").name == "blue"
 
 

@@ -63,7 +63,7 @@ def test_a_node_boots_from_a_clone_in_its_projects_vlan(api: TestClient, site: A
     found = node(api)
     assert (found["state"], found["project"], found["image"]) == ("active", "red", "golden")
     network = api.get("/v1/networks/net?project=red").json()
-    assert parts.switches["sw1"].port("p1").vlans == PortVlans(native=network["vlan"])
+    assert parts.switches["sw1"].port("port1").vlans == PortVlans(native=network["vlan"])
     assert parts.powers["memory"].state(Bmc("bmc-n1", "u", "secret")) is PowerState.ON
     assert left(api) == NOTHING | {
         "disks": 1,
@@ -92,7 +92,7 @@ def test_deprovision_leaves_nothing(api: TestClient, site: Any, parts: Parts) ->
     assert operation["state"] == "succeeded", operation
     assert operation["steps"][0]["name"] == "power off"
     assert left(api) == NOTHING
-    assert parts.switches["sw1"].port("p1").vlans == ISOLATED
+    assert parts.switches["sw1"].port("port1").vlans == ISOLATED
     assert parts.powers["memory"].state(Bmc("bmc-n1", "u", "secret")) is PowerState.OFF
     found = node(api)
     assert (found["state"], found["project"], found["disk"]) == ("available", None, None)
@@ -192,7 +192,7 @@ def test_a_silent_node_fails_with_a_diagnosis_and_stays_for_a_look(api: TestClie
 
     assert operation["state"] == "failed"
     assert "no DHCP request from 52:54:00:00:00:01" in operation["error"]["detail"]
-    assert "port p1 of switch sw1" in operation["error"]["next_step"]
+    assert "port port1 of switch sw1" in operation["error"]["next_step"]
     assert left(api)["exports"] == 1
     found = node(api)
     assert found["state"] == "failed"

@@ -7,6 +7,8 @@ from typing import Protocol
 from uuid import UUID
 
 from bmi.drivers import Outcome
+from bmi.drivers.switch import VLANS
+from bmi.errors import LegError
 
 
 @dataclass(frozen=True)
@@ -19,8 +21,8 @@ class Leg:
     namespace: str
     interface: str
     complete: bool = True
-    """Whether all of it is there. What is missing of a leg that `legs` found half-made shows as VLAN 0, address
-    0.0.0.0/0; `up` completes it, `down` removes it."""
+    """Whether all of it is there. What is missing of a half-made leg shows as VLAN 0 and address 0.0.0.0/0;
+    `up` completes it, `down` removes it."""
 
     @property
     def address6(self) -> IPv6Interface:
@@ -29,12 +31,22 @@ class Leg:
 
 
 def address6(network: UUID) -> IPv6Interface:
-    """Return the IPv6 address of the gateway's leg on a network: a unique local one (RFC 4193), made from the id.
+    """Return the IPv6 address of the gateway's leg on a network: unique local (RFC 4193), made from the id.
 
     iPXE looks for an IPv6 router before it goes on, for 13 seconds if nobody answers.
     """
     prefix = b"\xfd" + network.bytes[-7:]
     return IPv6Interface((IPv6Address(prefix + bytes(7) + b"\x01"), 64))
+
+
+def require_vlan(vlan: int) -> None:
+    """Refuse what is no VLAN; every driver's `up` does before anything else.
+
+    Raises:
+        LegError: It is none.
+    """
+    if vlan not in VLANS:
+        raise LegError(f"{vlan} is not the id of a VLAN", next_step=f"use {VLANS[0]} to {VLANS[-1]}")
 
 
 class Legs(Protocol):

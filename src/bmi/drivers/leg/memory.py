@@ -8,7 +8,7 @@ from uuid import UUID
 from pydantic import BaseModel
 
 from bmi.drivers import Options, Outcome, Site, parse_options
-from bmi.drivers.leg import Leg
+from bmi.drivers.leg import Leg, require_vlan
 from bmi.drivers.statefile import StateFile
 from bmi.errors import LegError
 
@@ -31,6 +31,7 @@ class MemoryLeg:
 
     def up(self, network: UUID, vlan: int, address: IPv4Interface) -> Leg:
         """Make the leg on a network, see `Legs`."""
+        require_vlan(vlan)
         leg = Leg(network, vlan, address, f"bmi-{self._site.installation}-{network.hex}", "eth0")
         with self._file.edit() as known:
             known.legs[network] = leg

@@ -18,7 +18,7 @@ class OvsOptions(Options):
     """Seconds until a verb that gets no answer fails."""
     flush_flows: bool = True
     """Whether a verb returns only when no packet goes the old way any more. It needs ovs-vswitchd's control
-    socket, so it works on the switch's own host only. Without it, packets of flows that ovs-vswitchd holds in its
+    socket, so it works on the switch's own host only. Without it, packets of flows that are in ovs-vswitchd's
     cache go the old way for up to a second after a verb has returned."""
     control: Path | None = None
     """Control socket of ovs-vswitchd; found beside the database's socket if None."""

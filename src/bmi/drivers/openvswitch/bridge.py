@@ -37,8 +37,8 @@ class VlanColumns:
         """Return what makes a port carry exactly these VLANs.
 
         There is no word for "no VLAN". So an isolated port is a trunk of one reserved VLAN: it drops untagged
-        frames, and those of every other VLAN. What a node tags with the reserved one itself finds no way out
-        either: isolated ports are protected from each other, and `carriers` tells of other ports that carry it.
+        frames, and those of every other VLAN. What a node itself tags with the reserved one finds no way out
+        either: isolated ports are protected from each other, and `carriers` names others that carry it.
         """
         if vlans == ISOLATED:
             return cls(vlan_mode="trunk", trunks=frozenset({QUARANTINE}), protected=True)
@@ -117,7 +117,7 @@ class Bridge:
         return self._change(edit)
 
     def add(self, name: str, columns: VlanColumns, external_ids: Mapping[str, str]) -> Outcome:
-        """Add the interface of that name as a port; one that is there already is set to what is given.
+        """Make the interface of that name a port; one that is there already is set to what is given.
 
         Raises:
             BmiError: ovs-vswitchd cannot use the interface.
@@ -163,6 +163,10 @@ class Bridge:
 
         return self._change(edit)
 
+    def confirm(self) -> None:
+        """Return once the switch forwards as the database says."""
+        self._change(lambda transaction, tables: None)
+
     def close(self) -> None:
         """Let go of the connection."""
         self._database.close()
@@ -189,9 +193,7 @@ class Bridge:
 
 def carriers(ports: Iterable[BridgePort]) -> list[str]:
     """Name the ports through which frames of isolated ports could leave."""
-    return [
-        port.name for port in ports if port.columns.carries(QUARANTINE) and not port.columns.protected
-    ]
+    return [port.name for port in ports if port.columns.carries(QUARANTINE) and not port.columns.protected]
 
 
 def _set(row: Any, wanted: Mapping[str, Any]) -> Outcome:

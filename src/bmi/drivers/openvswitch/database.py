@@ -1,11 +1,11 @@
 """Open vSwitch's database: reading it, changing it, and knowing that the switch has followed (RFC 7047).
 
-ovsdb-server keeps the configuration, ovs-vswitchd follows it. `next_cfg` counts the changes asked for, `cur_cfg`
-the changes that ovs-vswitchd has carried out (ovs-vswitchd.conf.db(5)).
+ovsdb-server keeps the configuration, ovs-vswitchd follows it. `next_cfg` counts the changes asked for,
+`cur_cfg` those that ovs-vswitchd has carried out (ovs-vswitchd.conf.db(5)).
 
-The connection, its thread and the replica of the tables are ovsdbapp's. The transactions are not: ovsdbapp's own
-report success when ovs-vswitchd is dead, do not ask it at all when they change nothing, and may be carried out
-long after their caller has given up.
+The connection, its thread and the replica of the tables are ovsdbapp's. The transactions are not: ovsdbapp's
+own report success when ovs-vswitchd is dead, do not ask it at all when they change nothing, and may come into
+force long after their caller has given up.
 """
 
 import queue
@@ -23,9 +23,10 @@ from ovsdbapp.exceptions import TimeoutException
 from bmi.errors import BmiError
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 Edit = Callable[[Any, Any], T]
-"""Changes rows: takes the transaction (`ovs.db.idl.Transaction`) and the tables, by name. It may be called again
+"""Changes rows: takes the transaction (`ovs.db.idl.Transaction`) and the tables, by name. It is called again
 if somebody else was faster."""
 
 Look = Callable[[Any], T]
@@ -126,8 +127,8 @@ class Database:
         """Change rows in one transaction, and return what `edit` did once ovs-vswitchd has carried it out.
 
         Raises:
-            BmiError: Of the class given; nobody answers, the server refuses, or ovs-vswitchd does not follow. The
-                change may come into force later then.
+            BmiError: Of the class given; nobody answers, the server refuses, or ovs-vswitchd does not follow.
+                The change may come into force later then.
         """
         return self._do(_Change(self, edit))
 
@@ -203,7 +204,7 @@ class _Work(Generic[T]):
     def _work(self) -> T:
         raise NotImplementedError
 
-    def _transact(self, edit: Edit[T], *, count: bool) -> T:
+    def _transact(self, edit: Edit[R], *, count: bool) -> R:
         """Commit a transaction, again and again while somebody else is faster.
 
         Args:
@@ -241,7 +242,7 @@ class _Work(Generic[T]):
                 raise self._database.failure(
                     f"ovs-vswitchd at {self._database.remote} did not carry out the configuration within "
                     f"{self._database.timeout:g} s",
-                    next_step="check that ovs-vswitchd runs, and restart it; it takes up the configuration then",
+                    next_step="check that ovs-vswitchd runs, and restart it; it then does what is configured",
                 )
             self._pump()
 

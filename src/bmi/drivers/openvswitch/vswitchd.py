@@ -26,11 +26,11 @@ class Vswitchd:
         self._failure = failure
 
     def flush_flows(self, datapath_type: str) -> None:
-        """Forget every cached decision about packets, so that each is made anew by the configuration in force.
+        """Forget every cached decision about packets, so that each is made anew by the configuration.
 
-        ovs-vswitchd reports a configuration as carried out when new packets are decided by it. What it decided
-        before stays in its flow cache until it comes round to check it: with many flows that takes longer than a
-        tenth of a second, in which packets still reach the VLAN that their port has left.
+        ovs-vswitchd reports a configuration as carried out when new packets are decided by it. What it
+        decided before stays in its flow cache until it comes round to check it: with thousands of flows that
+        takes a tenth of a second, in which packets still reach the VLAN that their port has left.
 
         Args:
             datapath_type: The bridge's, as in the database.

@@ -67,8 +67,8 @@ class LocalStorage(FileStorage):
     def dismantle(self) -> None:
         """Unmount the pool, if there is one."""
         with self._failures(f"the storage in {self._home} could not be dismantled"):
-            self._prepared = None
             self._pool.down()
+            self._prepared = None
 
     @property
     def _root(self) -> Path:

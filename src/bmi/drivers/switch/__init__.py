@@ -21,14 +21,23 @@ class PortVlans:
     """VLAN of untagged frames, 1 to 4094. A port that somebody else configured may also show 0."""
     tagged: frozenset[int] = frozenset()
 
+    @property
+    def ids(self) -> frozenset[int]:
+        """All VLANs, native or tagged."""
+        return self.tagged if self.native is None else self.tagged | {self.native}
+
+    def common(self, other: "PortVlans") -> "PortVlans":
+        """Return what two settings carry the same way."""
+        native = self.native if self.native == other.native else None
+        return PortVlans(native, self.tagged & other.tagged)
+
     def require_valid(self) -> None:
         """Refuse what no port can be set to; every driver does before anything else.
 
         Raises:
             VlanInvalid: An id is not one of a VLAN, or the native VLAN is also tagged.
         """
-        asked = self.tagged if self.native is None else self.tagged | {self.native}
-        if strange := sorted(asked.difference(VLANS)):
+        if strange := sorted(self.ids.difference(VLANS)):
             raise VlanInvalid(
                 f"{strange[0]} is not the id of a VLAN", next_step=f"use {VLANS[0]} to {VLANS[-1]}"
             )

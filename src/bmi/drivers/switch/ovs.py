@@ -1,5 +1,6 @@
 """Switch driver `ovs`: a bridge of Open vSwitch."""
 
+import threading
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -15,25 +16,13 @@ class OvsSwitch:
 
     def __init__(self, options: Mapping[str, Any], site: Site) -> None:
         self._bridge = Bridge(parse_options(OvsOptions, options, driver="ovs"), SwitchError)
+        self._locks: dict[str, threading.Lock] = {}
 
     def configure(self, port: str, vlans: PortVlans) -> Outcome:
         """Make a port carry exactly these VLANs, see `Switch`."""
         vlans.require_valid()
-        outcome = self._bridge.configure(port, VlanColumns.of(vlans))
-        ports = self._bridge.ports()
-        found = self._find(port, ports)
-        if outcome is None or found.vlans != vlans:
-            raise SwitchError(
-                f"port {port} of bridge {self._bridge.name} was set to VLAN {vlans}, but carries {found.vlans}",
-                next_step="find out who else configures this bridge",
-            )
-        if vlans == ISOLATED and (leaks := carriers(ports.values())):
-            raise SwitchError(
-                f"port {port} of bridge {self._bridge.name} is in quarantine, but port {leaks[0]} carries "
-                "every VLAN, the one of the quarantine too",
-                next_step=f"give it a list of VLANs, as in ovs-vsctl set port {leaks[0]} trunks=100,101",
-            )
-        return outcome
+        with self._locks.setdefault(port, threading.Lock()):
+            return self._configure(port, vlans)
 
     def port(self, port: str) -> PortState:
         """Read a port, see `Switch`."""
@@ -46,6 +35,27 @@ class OvsSwitch:
     def close(self) -> None:
         """Let go of the connection."""
         self._bridge.close()
+
+    def _configure(self, port: str, vlans: PortVlans) -> Outcome:
+        before = self.port(port).vlans
+        if before.ids - vlans.ids and vlans.ids - before.ids:
+            # ovs-vswitchd's flow cache holds the old VLANs for a while, the new ones come into force at once.
+            self._bridge.configure(port, VlanColumns.of(before.common(vlans)))
+        outcome = self._bridge.configure(port, VlanColumns.of(vlans))
+        ports = self._bridge.ports()
+        found = self._find(port, ports)
+        if outcome is None or found.vlans != vlans:
+            raise SwitchError(
+                f"port {port} of bridge {self._bridge.name} was set to VLAN {vlans}, but has {found.vlans}",
+                next_step="find out who else configures this bridge",
+            )
+        if vlans == ISOLATED and (leaks := carriers(ports.values())):
+            raise SwitchError(
+                f"port {port} of bridge {self._bridge.name} is in quarantine, but port {leaks[0]} carries "
+                "every VLAN, the one of the quarantine too",
+                next_step=f"give it a list of VLANs, as in ovs-vsctl set port {leaks[0]} trunks=100,101",
+            )
+        return outcome
 
     def _find(self, name: str, ports: Mapping[str, BridgePort]) -> PortState:
         if name not in ports or _is_leg(ports[name]):

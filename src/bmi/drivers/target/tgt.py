@@ -32,6 +32,8 @@ class TgtOptions(Options):
 
     threads: int = Field(default=4, ge=1, le=64)
     """Threads for each LUN's I/O; tgtd's own default of 16 makes 16000 of them with 1000 LUNs."""
+    answer_deadline: float = Field(default=10, gt=0)
+    """Seconds tgtd gets to answer a request."""
     remove_deadline: float = Field(default=10, gt=0)
     """Seconds an export gets to go away before its whole server is ended."""
 
@@ -156,7 +158,7 @@ class TgtTarget:
     # --- how ---------------------------------------------------------------------------------------------
 
     def _server(self, portal: UUID) -> TgtServer:
-        return TgtServer(self._folder / str(portal))
+        return TgtServer(self._folder / str(portal), answer_deadline=self._options.answer_deadline)
 
     def _listen(self, server: TgtServer, portal: Portal) -> bool:
         try:

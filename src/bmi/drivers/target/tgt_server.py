@@ -33,9 +33,9 @@ _NAMESPACES = Path("/run/netns")  # where ip-netns(8) keeps them
 class TgtServer:
     """The tgtd of one portal, running or not."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, answer_deadline: float) -> None:
         self.folder = folder
-        self.tgtd = TgtSocket(folder)
+        self.tgtd = TgtSocket(folder, answer_deadline)
         self._record = folder / "process.json"
         self._log = folder / "tgtd.log"
 

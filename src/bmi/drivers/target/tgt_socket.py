@@ -22,7 +22,6 @@ from bmi.errors import TargetError
 NAME = "m"
 """Value of TGT_IPC_SOCKET, relative to the folder that tgtd is started in."""
 _FILE = f"{NAME}.0"  # tgtd appends its control port
-_DEADLINE = 10.0  # seconds; tgtd's one event loop answers in a millisecond unless it hangs
 
 _HEADER = struct.Struct("=II64sIiQQIIIIII")
 _ANSWER = struct.Struct("=II")
@@ -77,20 +76,26 @@ class Refused(TargetError):
 
 
 class TgtSocket:
-    """The management socket of one tgtd. Every call raises `TargetError` if tgtd does not answer in time."""
+    """The management socket of one tgtd. Every call raises `TargetError` if tgtd does not answer in time.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: Where the socket is.
+        deadline: Seconds for each call; tgtd's one event loop answers in a millisecond unless it hangs.
+    """
+
+    def __init__(self, folder: Path, deadline: float) -> None:
         self._folder = folder
+        self._deadline = deadline
 
     def pid(self) -> int | None:
         """Say which process listens on the socket, or None if none does."""
         try:
-            with self._connected(time.monotonic() + _DEADLINE) as connection:
+            with self._connected(time.monotonic() + self._deadline) as connection:
                 credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         except (FileNotFoundError, ConnectionError):
             return None
         except OSError as error:
-            raise _unanswered(self._folder, error) from error
+            raise self._unanswered(error) from error
         pid: int = _CREDENTIALS.unpack(credentials)[0]
         return pid
 
@@ -223,14 +228,14 @@ class TgtSocket:
         body = os.fsencode(text) + b"\0" if text else b""
         length = _HEADER.size + len(body)
         header = _HEADER.pack(mode, op, b"iscsi", length, tid, sid, lun, cid, 0, 0, 0, 0, 0)
-        end = time.monotonic() + _DEADLINE
+        end = time.monotonic() + self._deadline
         try:
             with self._connected(end) as connection:
                 connection.sendall(header + body)
                 code, size = _ANSWER.unpack(_receive(connection, _ANSWER.size, end))
                 answer = b"" if code else _receive(connection, size - _ANSWER.size, end)
         except OSError as error:
-            raise _unanswered(self._folder, error) from error
+            raise self._unanswered(error) from error
         if code:
             raise Refused(what, code)
         return os.fsdecode(answer.rstrip(b"\0"))
@@ -250,6 +255,13 @@ class TgtSocket:
         finally:
             os.close(folder)
 
+    def _unanswered(self, error: OSError) -> TargetError:
+        cause = f"nothing within {self._deadline:g} s" if isinstance(error, BlockingIOError) else str(error)
+        return TargetError(
+            f"the tgtd of portal {self._folder.name} does not answer: {cause}",
+            next_step="try again; if it hangs, stop the portal and serve it anew",
+        )
+
 
 def _receive(connection: socket.socket, size: int, end: float) -> bytes:
     parts = bytearray()
@@ -268,11 +280,3 @@ def _limit(connection: socket.socket, option: int, end: float) -> None:
     if left <= 0:
         raise BlockingIOError
     connection.setsockopt(socket.SOL_SOCKET, option, _TIMEVAL.pack(int(left), int(left % 1 * 1e6) or 1))
-
-
-def _unanswered(folder: Path, error: OSError) -> TargetError:
-    cause = f"nothing within {_DEADLINE:g} s" if isinstance(error, BlockingIOError) else str(error)
-    return TargetError(
-        f"the tgtd of portal {folder.name} does not answer: {cause}",
-        next_step="try again; if it hangs, stop the portal and serve it anew",
-    )

@@ -32,7 +32,7 @@ _NOT_UNPACKED = (
     "path-include=/usr/share/locale/locale.alias",
 )
 
-_KERNEL_ARGUMENTS = ("ro", "ip=dhcp", "console=tty0", "console=ttyS0,115200", "panic=10", "quiet")
+_KERNEL_ARGUMENTS = ("ro", "ip=dhcp", "console=tty0", "console=ttyS0,115200", "panic=10", "quiet", "audit=0", "net.ifnames=0")
 
 # What mmdebstrap says on the way, and how much of the work is done by then (seconds of a real build).
 _STAGES = (
@@ -89,7 +89,7 @@ def _bootstrap(recipe: Recipe, packed: Path, overlay: Path, work: Path, progress
         *(f"--aptopt={option}" for option in _host_apt_options()),
         *(f"--dpkgopt={option}" for option in _NOT_UNPACKED),
         f"--essential-hook=tar-in {shlex.quote(str(overlay))} /",
-        f'--customize-hook={customize} "$1"',
+        f'--customize-hook={customize} {recipe.kernel} "$1"',
         recipe.suite, packed, *_sources(recipe),
     ]  # fmt: skip
 

@@ -193,7 +193,6 @@ def test_a_store_in_use_is_not_dismantled(store: LocalStorage, golden: UUID) -> 
     with path_of(store, Kind.IMAGE, golden).open("rb"), pytest.raises(InUse):
         store.dismantle()
 
-    store.prepare()
     assert store.find(Volume(Kind.IMAGE, golden)) is not None
 
 

@@ -1,0 +1,201 @@
+"""The texts that dnsmasq reads: its configuration, its hosts and their options.
+
+Every value is checked here before it gets into a line: what comes from a user must not become a directive.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+from pathlib import Path
+from uuid import UUID
+
+from bmi.boot.hostname import check_hostname
+from bmi.drivers.leg import Leg
+from bmi.errors import BadRequest
+
+BIOS_LOADER = "undionly.kpxe"
+UEFI_LOADER = "snponly.efi"
+
+_LEASE = 24 * 3600  # seconds; a node's disk hangs on its address, so it outlives a long outage of this host
+_RA_INTERVAL = 10  # seconds between two router advertisements
+_LEASES_AT_MOST = 4096
+_URL_LENGTH = 250  # bytes; a DHCP option holds 255 (RFC 2132, section 2)
+
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.ASCII)
+_URL = re.compile(r"https?://[A-Za-z0-9.-]+(:\d{1,5})?/[A-Za-z0-9._~/?&=%+-]*", re.ASCII)
+
+
+@dataclass(frozen=True)
+class BootHost:
+    """A node that is answered on a network: its card, its address and where its boot script is."""
+
+    node: UUID
+    mac: str
+    """Six pairs of hexadecimal digits with colons."""
+    address: IPv4Address
+    hostname: str
+    script_url: str = field(repr=False)
+    """Only this node's card is told; it may hold a secret."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one dnsmasq runs. It must be started anew when any of this changes."""
+
+    leg: Leg
+    namespace_inode: int
+    """A namespace made anew has the old one's name, but dnsmasq would stay in the old one."""
+    interface_index: int
+    """So it is with an interface."""
+    gateway: IPv4Address | None
+    tftp_root: Path
+    user: str
+    hosts: Path
+    options: Path
+    leases: Path
+    log: Path
+
+
+def check_hosts(leg: Leg, hosts: Sequence[BootHost]) -> None:
+    """Refuse hosts that cannot be served together on a leg.
+
+    Raises:
+        BadRequest: A value cannot be used, or two hosts want the same card or address.
+    """
+    network = leg.address.network
+    for host in hosts:
+        check_mac(host.mac)
+        check_hostname(host.hostname)
+        check_url(host.script_url)
+        taken = (leg.address.ip, network.network_address, network.broadcast_address)
+        if host.address not in network or host.address in taken:
+            raise BadRequest(
+                f"node {host.node} cannot have the address {host.address} in {network}",
+                next_step="give it an address of the network that is not the gateway's",
+            )
+    for what, values in (
+        ("the card", [host.mac.lower() for host in hosts]),
+        ("the address", [str(host.address) for host in hosts]),
+    ):
+        for value in values:
+            if values.count(value) > 1:
+                raise BadRequest(
+                    f"two nodes are to have {what} {value} on network {leg.network}",
+                    next_step="correct one of them in the inventory",
+                )
+
+
+def check_mac(mac: str) -> str:
+    """Return a MAC address in lower case.
+
+    Raises:
+        BadRequest: It is none.
+    """
+    if not _MAC.fullmatch(mac.lower()):
+        raise BadRequest(f"{mac[:40]!r} is no MAC address", next_step="write it like 52:54:00:12:34:56")
+    return mac.lower()
+
+
+def check_url(url: str) -> str:
+    """Return a web address that is safe in dnsmasq's files and in iPXE scripts.
+
+    The error does not repeat it: it may hold a secret.
+
+    Raises:
+        BadRequest: It is not.
+    """
+    if len(url) > _URL_LENGTH or not _URL.fullmatch(url):
+        raise BadRequest(
+            f"a URL of {len(url)} characters cannot be given to a node",
+            next_step=f"use http:// or https://, at most {_URL_LENGTH} plain ASCII characters and no quotes",
+        )
+    return url
+
+
+def configuration(place: Place) -> str:
+    """Return the configuration that dnsmasq reads once, when it starts."""
+    leg = place.leg
+    network = leg.address.network
+    router = f"option:router,{place.gateway}" if place.gateway else "option:router"
+    lines = [
+        f"# namespace {place.namespace_inode}, interface {place.interface_index}",
+        f"user={place.user}",
+        "port=0",
+        "no-hosts",
+        "no-resolv",
+        "pid-file",
+        f"log-facility={_quoted(place.log)}",
+        "log-dhcp",
+        f"interface={leg.interface}",
+        "except-interface=lo",
+        "bind-interfaces",
+        # Only reserved cards are answered, and by nobody else on this network.
+        f"dhcp-range={network.network_address},static,{network.netmask},{_LEASE}",
+        "dhcp-authoritative",
+        "dhcp-ignore=tag:!known",
+        "dhcp-ignore-names",
+        # Firmware, iPXE, initramfs and operating system of one node send different client ids.
+        "dhcp-ignore-clid",
+        f"dhcp-lease-max={_LEASES_AT_MOST}",
+        f"dhcp-hostsfile={_quoted(place.hosts)}",
+        f"dhcp-optsfile={_quoted(place.options)}",
+        f"dhcp-leasefile={_quoted(place.leases)}",
+        f"dhcp-option={router}",
+        "dhcp-option=option:dns-server",
+        # iPXE waits 13 s for a router advertisement before it goes on; this one offers no route.
+        "enable-ra",
+        "quiet-ra",
+        f"dhcp-range=::,constructor:{leg.interface},ra-only",
+        f"ra-param={leg.interface},{_RA_INTERVAL},0",
+        # iPXE names itself by option 175; firmware names its architecture (RFC 4578, section 2.1).
+        "dhcp-match=set:ipxe,175",
+        "dhcp-match=set:bios,option:client-arch,0",
+        "dhcp-match=set:uefi,option:client-arch,7",
+        "dhcp-match=set:uefi,option:client-arch,9",
+        f"dhcp-boot=tag:!ipxe,tag:bios,{BIOS_LOADER}",
+        f"dhcp-boot=tag:!ipxe,tag:uefi,{UEFI_LOADER}",
+        "enable-tftp",
+        f"tftp-root={_quoted(place.tftp_root)}",
+        *_byte_tags(),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def hosts_text(hosts: Sequence[BootHost]) -> str:
+    """Return the reservations."""
+    lines = sorted(f"{host.mac.lower()},{host.address}" for host in hosts)
+    return "".join(f"{line}\n" for line in lines)
+
+
+def options_text(hosts: Sequence[BootHost]) -> str:
+    """Return the options that each host alone gets."""
+    lines = []
+    for host in sorted(hosts, key=lambda host: host.mac.lower()):
+        tags = _tags(host.mac)
+        lines.append(f'tag:ipxe,{tags},67,"{host.script_url}"')
+        lines.append(f'{tags},12,"{host.hostname}"')
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _byte_tags() -> list[str]:
+    """Return directives that give every card six tags, one for each byte of its address.
+
+    An option with all six tags of a card is that card's own. Tags set in the hosts file would be the usual way,
+    but dnsmasq 2.90 frees memory on its stack when it reads such a file again after it answered the host, and
+    dies (github.com/imp/dnsmasq/pull/20 shows the place).
+    """
+    return [
+        f"dhcp-mac=set:m{position}x{value:02x},{':'.join(['*'] * position + [f'{value:02x}'] + ['*'] * (5 - position))}"
+        for position in range(6)
+        for value in range(256)
+    ]
+
+
+def _tags(mac: str) -> str:
+    return ",".join(f"tag:m{position}x{byte}" for position, byte in enumerate(mac.lower().split(":")))
+
+
+def _quoted(path: Path) -> str:
+    escaped = str(path).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

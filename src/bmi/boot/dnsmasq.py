@@ -1,0 +1,357 @@
+"""One dnsmasq per network: DHCP, TFTP and router advertisements, in the namespace of the gateway's leg.
+
+It is started detached and found again after a restart of BMI. `files.py` says which files it has.
+"""
+
+import hashlib
+import logging
+import pwd
+import shutil
+import socket
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from ipaddress import IPv4Address
+from pathlib import Path
+from signal import SIGHUP
+from uuid import UUID
+
+import psutil
+
+from bmi import processes
+from bmi.boot import files, leases
+from bmi.boot.dhcp_conf import (
+    BIOS_LOADER,
+    UEFI_LOADER,
+    BootHost,
+    Place,
+    check_hosts,
+    configuration,
+    hosts_text,
+    options_text,
+)
+from bmi.boot.dhcp_log import BootEvent, LogReader
+from bmi.boot.files import Files
+from bmi.boot.leases import Lease, Reservation
+from bmi.drivers import Outcome, Site
+from bmi.drivers.leg import Leg
+from bmi.errors import BootServiceError, CommandFailed, DeadlineExceeded, PortTaken
+from bmi.netns import call_inside
+from bmi.processes import Process
+from bmi.run import run
+from bmi.wait import wait_until
+
+__all__ = ["BootHost", "Dnsmasq", "Lease"]
+
+log = logging.getLogger(__name__)
+
+_READY = 10.0  # seconds; dnsmasq takes 20 ms on an idle machine
+_RELEASED = 2.0  # seconds
+_OUTPUT_KEPT = 500  # characters of dnsmasq's last words
+
+
+class Dnsmasq:
+    """The dnsmasq of every network of this gateway. May be called from many threads."""
+
+    def __init__(
+        self,
+        site: Site,
+        *,
+        tftp_root: Path = Path("/usr/lib/ipxe"),
+        run_dir: Path = Path("/run/bmi"),
+        user: str = "dnsmasq",
+    ) -> None:
+        """Say where things are; nothing is started.
+
+        Args:
+            site: The installation.
+            tftp_root: Folder with iPXE's loaders; everything in it can be fetched by every node.
+            run_dir: Folder that every user may pass through.
+            user: Whom dnsmasq runs as, once it holds its ports.
+        """
+        self._kept = site.state_dir / "boot"
+        self._shown = run_dir / site.installation
+        self._tftp_root = tftp_root
+        self._user = user
+        self._calls: list[Callable[[UUID], None]] = []
+        self._guard = threading.Lock()
+        self._locks: defaultdict[UUID, threading.RLock] = defaultdict(threading.RLock)
+        self._readers: dict[UUID, LogReader] = {}
+        self._watched: set[Process] = set()
+        self._dismissed: set[Process] = set()
+        """Processes that were ended on purpose."""
+
+    def serve(self, leg: Leg, hosts: Sequence[BootHost], *, gateway: IPv4Address | None = None) -> Outcome:
+        """Make a network's dnsmasq run and answer exactly these hosts.
+
+        New, changed and removed hosts need no restart. A host that went away is not answered any more and its
+        lease is dropped; other leases stay.
+
+        Args:
+            leg: The gateway's leg on the network.
+            hosts: Every host to be answered.
+            gateway: The default route to hand out; none if None.
+
+        Raises:
+            BadRequest: A value of a host cannot be used.
+            BootServiceError: dnsmasq does not start, or a file that it needs is missing.
+            PortTaken: Another program serves DHCP or TFTP on the leg.
+            LegError: There is no such leg.
+        """
+        check_hosts(leg, hosts)
+        at = self._files(leg.network)
+        with self._lock(leg.network):
+            conf = configuration(self._place(leg, at, gateway))
+            process = processes.recorded(at.record)
+            if process is None or files.read(at.conf) != conf:
+                self._restart(leg, at, conf, hosts)
+                return Outcome.DONE
+            self._watch(leg.network, process)
+            if files.read(at.applied) == _digest(hosts) and not leases.stale(at.leases, _reserved(hosts)):
+                return Outcome.ALREADY
+            try:
+                self._reload(process, at, hosts)
+                _release_stale(leg, at, hosts)
+            except (BootServiceError, CommandFailed, DeadlineExceeded) as error:
+                log.warning("dnsmasq of network %s does not take a change, restarting it: %s", leg.network, error)
+                self._restart(leg, at, conf, hosts)
+            return Outcome.DONE
+
+    def stop(self, network: UUID) -> Outcome:
+        """End a network's dnsmasq and remove its files, leases and log included.
+
+        Raises:
+            DeadlineExceeded: It does not end, even by force.
+        """
+        at = self._files(network)
+        with self._lock(network):
+            self._end(at)
+            self._readers.pop(network, None)
+            there = [folder for folder in (at.shown, at.kept) if folder.exists()]
+            for folder in there:
+                shutil.rmtree(folder)
+            with self._guard, suppress(OSError):  # other networks' files are in it, or it is gone
+                at.shown.parent.rmdir()
+        return Outcome.DONE if there else Outcome.ALREADY
+
+    def running(self) -> list[UUID]:
+        """List the networks whose dnsmasq runs."""
+        return [network for network, _ in self._running()]
+
+    def leases(self, network: UUID) -> list[Lease]:
+        """List the addresses that nodes have taken on a network."""
+        return leases.leases(self._files(network).leases)
+
+    def events(self, network: UUID) -> list[BootEvent]:
+        """Return what a network's dnsmasq saw since the last call.
+
+        Events count as dealt with when the next call comes: those of a call that was the last one before BMI
+        ended are returned again.
+        """
+        with self._lock(network):
+            reader = self._readers.get(network)
+            if reader is None:
+                at = self._files(network)
+                reader = self._readers[network] = LogReader(at.log, at.position)
+            else:
+                reader.commit()
+            return reader.read()
+
+    def on_exit(self, call: Callable[[UUID], None]) -> None:
+        """Call this when a dnsmasq ended and nobody asked it to, also for those found running."""
+        self._calls.append(call)
+        for network, process in self._running():
+            self._watch(network, process)
+
+    def _running(self) -> list[tuple[UUID, Process]]:
+        found = []
+        for folder in sorted(self._kept.iterdir()) if self._kept.exists() else []:
+            with suppress(ValueError):
+                network = UUID(folder.name)
+                if process := processes.recorded(self._files(network).record):
+                    found.append((network, process))
+        return found
+
+    def _lock(self, network: UUID) -> threading.RLock:
+        with self._guard:
+            return self._locks[network]
+
+    def _files(self, network: UUID) -> Files:
+        return Files(kept=self._kept / str(network), shown=self._shown / str(network))
+
+    def _place(self, leg: Leg, at: Files, gateway: IPv4Address | None) -> Place:
+        try:
+            inode, index = call_inside(
+                leg.namespace,
+                lambda: (
+                    Path("/proc/thread-self/ns/net").stat().st_ino,
+                    socket.if_nametoindex(leg.interface),
+                ),
+            )
+        except OSError as error:
+            raise BootServiceError(
+                f"there is no interface {leg.interface} in namespace {leg.namespace}: {error}",
+                next_step="run bmi doctor --repair, it makes legs",
+            ) from error
+        return Place(
+            leg=leg,
+            namespace_inode=inode,
+            interface_index=index,
+            gateway=gateway,
+            tftp_root=self._tftp_root,
+            user=self._user,
+            hosts=at.hosts,
+            options=at.options,
+            leases=at.leases,
+            log=at.log,
+        )
+
+    # --- starting, telling, ending -----------------------------------------------------------------------
+
+    def _restart(self, leg: Leg, at: Files, conf: str, hosts: Sequence[BootHost]) -> None:
+        self._require_loaders()
+        self._end(at)
+        _require_free_ports(leg)
+        files.make_folder(at.kept, 0o700)
+        leases.drop_stale(at.leases, _reserved(hosts))
+        self._write_hosts(at, hosts)
+        files.write(at.conf, conf)
+        at.output.unlink(missing_ok=True)
+        position = files.size(at.log)
+        process = processes.start(
+            ["dnsmasq", "--keep-in-foreground", f"--conf-file={at.conf}"],
+            record=at.record,
+            log=at.output,
+            namespace=leg.namespace,
+            env={"TZ": "UTC"},  # dhcp_log reads its times
+        )
+        try:
+            _await_read(process, at, position)
+        except BootServiceError:
+            self._end(at)
+            raise
+        _confirm(at, position, hosts)
+        self._watch(leg.network, process)
+
+    def _reload(self, process: Process, at: Files, hosts: Sequence[BootHost]) -> None:
+        self._write_hosts(at, hosts)
+        position = files.size(at.log)
+        process.signal(SIGHUP)
+        _await_read(process, at, position)
+        _confirm(at, position, hosts)
+
+    def _write_hosts(self, at: Files, hosts: Sequence[BootHost]) -> None:
+        try:
+            uid = pwd.getpwnam(self._user).pw_uid
+        except KeyError as error:
+            raise BootServiceError(
+                f"there is no user {self._user} for dnsmasq to run as",
+                next_step="install the Debian package dnsmasq-base, which makes it",
+            ) from error
+        with self._guard:
+            files.make_folder(at.shown, 0o711)
+        files.write(at.hosts, hosts_text(hosts), owner=uid)
+        files.write(at.options, options_text(hosts), owner=uid)
+
+    def _end(self, at: Files) -> None:
+        """End a network's dnsmasq, also one that was started just before a crash and is in no record."""
+        own = f"--conf-file={at.conf}"
+        for seen in psutil.process_iter():
+            with suppress(psutil.Error):
+                if own in seen.cmdline():
+                    process = Process(seen.pid, seen.create_time())
+                    with self._guard:
+                        self._dismissed.add(process)
+                    process.stop()
+
+    def _watch(self, network: UUID, process: Process) -> None:
+        with self._guard:
+            if process in self._watched:
+                return
+            self._watched.add(process)
+
+        def ended() -> None:
+            with self._guard:
+                self._watched.discard(process)
+                asked_to = process in self._dismissed
+                self._dismissed.discard(process)
+            if not asked_to:
+                for call in self._calls:
+                    call(network)
+
+        process.on_exit(ended)
+
+    def _require_loaders(self) -> None:
+        for name in (BIOS_LOADER, UEFI_LOADER):
+            if not (self._tftp_root / name).is_file():
+                raise BootServiceError(
+                    f"file {self._tftp_root / name} is missing, no node can load iPXE over TFTP",
+                    next_step="install the Debian package ipxe, or set boot.tftp_root to a folder that has it",
+                )
+
+
+def _require_free_ports(leg: Leg) -> None:
+    """Refuse to share: dnsmasq itself would run beside another DHCP server and answer every other request."""
+    found = run(["ss", "-Hulnp", "sport = :67 or sport = :69"], namespace=leg.namespace).split("\n")[0].split()
+    if found:
+        _, _, _, where, _, *who = found
+        raise PortTaken(
+            f"UDP {where} in namespace {leg.namespace} is in use by {' '.join(who) or 'another program'}",
+            next_step="end that program: on this network BMI serves DHCP and TFTP",
+        )
+
+
+def _await_read(process: Process, at: Files, position: int) -> None:
+    """Wait until dnsmasq has read its hosts and options; they are the last that it reads.
+
+    Args:
+        process: The dnsmasq.
+        at: Its files.
+        position: How long its log was before it was told.
+    """
+    last = f": read {at.options}\n"
+    try:
+        wait_until(
+            lambda: last in (files.read(at.log, position) or "") or not process.alive(),
+            deadline=_READY,
+            what="dnsmasq to read its hosts",
+            next_step="",
+        )
+    except DeadlineExceeded as error:
+        raise BootServiceError(
+            f"dnsmasq {process.pid} did not read its hosts within {_READY:g} s",
+            next_step=f"look at {at.log}",
+        ) from error
+    if not process.alive():
+        words = (files.read(at.output) or "").strip()[-_OUTPUT_KEPT:]
+        raise BootServiceError(f"dnsmasq ended: {words or 'no word why'}", next_step=f"look at {at.log}")
+
+
+def _confirm(at: Files, position: int, hosts: Sequence[BootHost]) -> None:
+    """Note that dnsmasq serves these hosts, unless it complained about one in its log from a position on."""
+    for line in (files.read(at.log, position) or "").splitlines():
+        if " at line " in line and line.endswith((str(at.hosts), str(at.options))):
+            raise BootServiceError(f"dnsmasq refuses a host: {line}", next_step="report this as a bug of BMI")
+    files.write(at.applied, _digest(hosts))
+
+
+def _release_stale(leg: Leg, at: Files, hosts: Sequence[BootHost]) -> None:
+    """Make a running dnsmasq forget the leases of hosts that went away."""
+    stale = leases.stale(at.leases, _reserved(hosts))
+    for lease in stale:
+        run(["dhcp_release", leg.interface, str(lease.address), lease.mac], namespace=leg.namespace)
+    wait_until(
+        lambda: not leases.stale(at.leases, _reserved(hosts)),
+        deadline=_RELEASED,
+        what=f"dnsmasq to drop {len(stale)} leases",
+        next_step="",
+    )
+
+
+def _reserved(hosts: Sequence[BootHost]) -> set[Reservation]:
+    return {(host.mac.lower(), host.address) for host in hosts}
+
+
+def _digest(hosts: Sequence[BootHost]) -> str:
+    return hashlib.sha256(f"{hosts_text(hosts)}\0{options_text(hosts)}".encode()).hexdigest()

@@ -1,0 +1,117 @@
+"""Where the files of a network's dnsmasq are, and how they are written.
+
+    <state_dir>/boot/<network>/                    root's alone
+        dnsmasq.conf, dnsmasq.json, dnsmasq.out    configuration, record of the process, its last words
+        dnsmasq.log, log.position                  what it saw, and how far that was read
+        leases
+    <run_dir>/<installation>/<network>/            read again by dnsmasq after it has given up root's rights
+        hosts, options                             reservations; the boot scripts' addresses, with secrets
+        applied                                    digest of the hosts and options that dnsmasq confirmed
+
+The last three are apart because `state_dir` is closed to everybody but root, and because /run is memory: the
+secrets of a boot do not get on a disk.
+"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files of one network."""
+
+    kept: Path
+    shown: Path
+
+    @property
+    def conf(self) -> Path:
+        """What dnsmasq reads when it starts."""
+        return self.kept / "dnsmasq.conf"
+
+    @property
+    def record(self) -> Path:
+        """Which process it is."""
+        return self.kept / "dnsmasq.json"
+
+    @property
+    def output(self) -> Path:
+        """What it wrote before it had its log, or when it died."""
+        return self.kept / "dnsmasq.out"
+
+    @property
+    def log(self) -> Path:
+        """What it saw."""
+        return self.kept / "dnsmasq.log"
+
+    @property
+    def position(self) -> Path:
+        """How far the log was read."""
+        return self.kept / "log.position"
+
+    @property
+    def leases(self) -> Path:
+        """Addresses that nodes have taken."""
+        return self.kept / "leases"
+
+    @property
+    def hosts(self) -> Path:
+        """Reservations, read again on SIGHUP."""
+        return self.shown / "hosts"
+
+    @property
+    def options(self) -> Path:
+        """Options of single hosts, read again on SIGHUP."""
+        return self.shown / "options"
+
+    @property
+    def applied(self) -> Path:
+        """Digest of the hosts and options that dnsmasq has read for sure."""
+        return self.shown / "applied"
+
+
+def make_folder(folder: Path, mode: int) -> None:
+    """Make a folder, and those above it, with a mode; those that exist stay as they are."""
+    if folder.exists():
+        return
+    if not folder.parent.exists():
+        make_folder(folder.parent, mode)
+    folder.mkdir(exist_ok=True)
+    folder.chmod(mode)
+
+
+def write(path: Path, text: str, *, owner: int | None = None) -> None:
+    """Replace a file as a whole, readable by its owner alone.
+
+    Args:
+        path: The file.
+        text: What it is to hold.
+        owner: Id of the user who is to own it; the caller if None.
+    """
+    partial = path.with_name(f"{path.name}.part")
+    partial.unlink(missing_ok=True)
+    fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(fd, "w") as file:
+        if owner is not None:
+            os.fchown(fd, owner, -1)
+            os.fchmod(fd, 0o400)
+        file.write(text)
+    partial.rename(path)
+
+
+def read(path: Path, position: int = 0) -> str | None:
+    """Return what a file holds from a position on, or None if there is no file."""
+    try:
+        with path.open("rb") as file:
+            file.seek(position)
+            return file.read().decode(errors="replace")
+    except FileNotFoundError:
+        return None
+
+
+def size(path: Path) -> int:
+    """Return how many bytes a file has; none if there is no file."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

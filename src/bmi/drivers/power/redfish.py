@@ -1,0 +1,158 @@
+"""Power over Redfish (DMTF DSP0266 and DSP2046), with `sushy`."""
+
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import sushy
+
+from bmi.drivers import Site, parse_options
+from bmi.drivers.power import Bmc, BootDevice, PowerState
+from bmi.drivers.power.redfish_connection import Connection, RedfishOptions
+from bmi.drivers.power.redfish_quirks import boot_override, quirks_of
+from bmi.errors import BmcRefused, DeadlineExceeded
+from bmi.wait import wait_until
+
+_POLL = 0.1  # seconds between two looks; controllers are small computers
+_LOG_OUTS = 16  # controllers that are said goodbye to at a time
+
+_RESETS = {
+    # ForceOn is all that some offer.
+    PowerState.ON: (sushy.RESET_TYPE_ON, sushy.RESET_TYPE_FORCE_ON),
+    PowerState.OFF: (sushy.RESET_TYPE_FORCE_OFF,),
+}
+_TARGETS = {
+    BootDevice.NETWORK: sushy.BOOT_SOURCE_TARGET_PXE,
+    BootDevice.DISK: sushy.BOOT_SOURCE_TARGET_HDD,
+}
+_ALWAYS = sushy.BOOT_SOURCE_ENABLED_CONTINUOUS
+_ONCE = sushy.BOOT_SOURCE_ENABLED_ONCE
+
+
+class RedfishPower:
+    """The Redfish driver.
+
+    Some controllers take an order, report no error and do nothing. So every verb ends only when the controller
+    itself reports what was asked for.
+    """
+
+    def __init__(self, options: Mapping[str, Any], site: Site) -> None:
+        self._options = parse_options(RedfishOptions, options, driver="redfish")
+        self._connections: dict[tuple[str, str, str | None], Connection] = {}
+        self._lock = threading.Lock()
+
+    def state(self, bmc: Bmc) -> PowerState:
+        """Read the power state from the controller."""
+        with self._connection(bmc).system() as system:
+            return _power_state(system)
+
+    def on(self, bmc: Bmc) -> None:
+        """Switch on and wait until the controller confirms it. A node that is on stays on."""
+        self._switch(bmc, PowerState.ON)
+
+    def off(self, bmc: Bmc) -> None:
+        """Switch off at once, without asking the operating system, and wait until the controller confirms it."""
+        self._switch(bmc, PowerState.OFF)
+
+    def boot_from(self, bmc: Bmc, device: BootDevice) -> None:
+        """Choose what the firmware starts from, and read it back.
+
+        It holds for every start if the controller can do that, else for the next one.
+        """
+        connection, target = self._connection(bmc), _TARGETS[device]
+        with connection.system() as system:
+            if boot_override(system) == (target, _ALWAYS):
+                return
+            _choose(system, target)
+        self._confirm(
+            connection,
+            lambda system: boot_override(system) in [(target, _ALWAYS), (target, _ONCE)],
+            f"to boot from {target.value}",
+        )
+
+    def close(self) -> None:
+        """Log out from every controller."""
+        with self._lock:
+            connections = list(self._connections.values())
+            self._connections.clear()
+        with ThreadPoolExecutor(_LOG_OUTS) as pool:  # one that does not answer must not hold up the others
+            list(pool.map(Connection.close, connections))
+
+    def _connection(self, bmc: Bmc) -> Connection:
+        key = (bmc.address, bmc.username, bmc.options.get("system"))
+        with self._lock:
+            found = self._connections.get(key)
+            if found and found.bmc == bmc:
+                return found
+            made = self._connections[key] = Connection(bmc, self._options)
+        if found:  # its password is another now
+            found.close()
+        return made
+
+    def _switch(self, bmc: Bmc, wanted: PowerState) -> None:
+        connection = self._connection(bmc)
+        order = f"to switch {wanted}"
+        self._confirm(connection, lambda system: _asked_to_switch(system, wanted), order)
+        self._confirm(connection, lambda system: _power_state(system) is wanted, order)
+
+    def _confirm(self, connection: Connection, reached: Callable[[Any], bool], order: str) -> None:
+        def look() -> bool:
+            with connection.system() as system:
+                return reached(system)
+
+        try:
+            wait_until(look, deadline=self._options.timeout, what=order, next_step="", poll=_POLL)
+        except DeadlineExceeded as error:
+            with connection.system() as system:
+                now = _described(system)
+            raise BmcRefused(
+                f"BMC {connection.bmc.address} was asked {order} but after {self._options.timeout:g} s "
+                f"still reports {now}",
+                next_step="look at the BMC's own log and console, update its firmware or reset the BMC",
+            ) from error
+
+
+def _power_state(system: Any) -> PowerState:
+    """Read the power state; a node that is about to change it has power."""
+    if system.power_state is None:
+        raise sushy.exceptions.MissingAttributeError(attribute="PowerState", resource=system.path)
+    return PowerState.OFF if system.power_state == sushy.SYSTEM_POWER_STATE_OFF else PowerState.ON
+
+
+def _asked_to_switch(system: Any, wanted: PowerState) -> bool:
+    """Ask for a power state where it is needed, and say whether that was possible yet."""
+    if wanted is PowerState.ON and system.power_state == sushy.SYSTEM_POWER_STATE_POWERING_OFF:
+        return False
+    if _power_state(system) is wanted:
+        return True
+    offered = system.get_allowed_reset_system_values()
+    chosen = next((reset for reset in _RESETS[wanted] if reset in offered), _RESETS[wanted][0])
+    try:
+        system.reset_system(chosen)
+    except sushy.exceptions.HTTPError:
+        # An order that was given before, by a caller that was killed, may be refused the second time.
+        system.refresh()
+        if _power_state(system) is not wanted:
+            raise
+    return True
+
+
+def _choose(system: Any, target: Any) -> None:
+    """Set the boot target, for every start if the controller can do that, else for the next one."""
+    quirks = quirks_of(system)
+    for enabled in quirks.enabled:
+        try:
+            system.set_system_boot_options(target, enabled=enabled, mode=quirks.mode)
+        except sushy.exceptions.BadRequestError:
+            if enabled == quirks.enabled[-1]:
+                raise
+        else:
+            return
+
+
+def _described(system: Any) -> str:
+    power = system.power_state.value if system.power_state else "unknown"
+    target, enabled = boot_override(system)
+    boot = f"{target.value} ({enabled.value})" if target and enabled else "not set"
+    return f"power {power}, boot override {boot}"

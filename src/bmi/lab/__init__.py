@@ -1,0 +1,1 @@
+"""A virtual data centre on one machine: QEMU nodes with real BMC protocols on an Open vSwitch."""

@@ -1,0 +1,125 @@
+"""What a lab consists of: decided once, when it is first brought up, and written down before anything is made."""
+
+import os
+import secrets
+import socket
+from contextlib import ExitStack
+from pathlib import Path
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict
+
+from bmi.ids import new_id
+from bmi.lab.node import Firmware, NetworkBoot, NodeSpec, VirtualNic
+
+DEFAULT_FOLDER = Path("/var/lib/bmi-lab")
+SWITCH = "lab"
+"""Name of the lab's switch in the service's settings."""
+BRIDGE = "br0"
+BMC_USERNAME = "admin"
+
+
+class LabNode(BaseModel):
+    """One virtual node, its cable and its management controller."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    id: UUID
+    mac: str
+    firmware: Firmware
+    network_boot: NetworkBoot
+    bmc_port: int
+    bmc_password: str
+
+    @property
+    def port(self) -> str:
+        """The switch port, and tap interface, that its card is plugged into."""
+        return self.name
+
+    @property
+    def bmc_url(self) -> str:
+        """Where its management controller answers."""
+        return f"http://127.0.0.1:{self.bmc_port}"
+
+    def spec(self, namespace: str) -> NodeSpec:
+        """Return the machine."""
+        return NodeSpec(
+            name=self.name,
+            id=self.id,
+            nics=(VirtualNic(mac=self.mac, tap=self.port),),
+            namespace=namespace,
+            firmware=self.firmware,
+            network_boot=self.network_boot,
+        )
+
+
+class Layout(BaseModel):
+    """A whole lab."""
+
+    model_config = ConfigDict(frozen=True)
+
+    mark: str
+    """Six hexadecimal digits, so that several labs fit on one machine."""
+    api_port: int
+    nodes: tuple[LabNode, ...]
+
+    @property
+    def namespace(self) -> str:
+        """The network namespace of the switch and of the nodes' cables."""
+        return f"bmi-lab-{self.mark}"
+
+    @property
+    def api_url(self) -> str:
+        """Where the lab's own service answers."""
+        return f"http://127.0.0.1:{self.api_port}"
+
+    def save(self, file: Path) -> None:
+        """Write it down; it holds the controllers' passwords."""
+        partial = file.with_suffix(".part")
+        partial.unlink(missing_ok=True)
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
+            out.write(self.model_dump_json(indent=1))
+        partial.rename(file)
+
+
+def plan(nodes: int, api_port: int) -> Layout:
+    """Think out a lab.
+
+    Every second node has UEFI firmware that loads iPXE over TFTP, as most servers do; the others a BIOS with
+    iPXE in the card.
+
+    Args:
+        nodes: How many.
+        api_port: Port of the lab's service on loopback.
+    """
+    mark = secrets.token_hex(3)
+    ports = _free_ports(nodes)
+    return Layout(
+        mark=mark,
+        api_port=api_port,
+        nodes=tuple(_node(number, mark, ports[number - 1]) for number in range(1, nodes + 1)),
+    )
+
+
+def _node(number: int, mark: str, port: int) -> LabNode:
+    uefi = number % 2 == 0
+    octets = (mark[0:2], mark[2:4], mark[4:6], f"{number:02x}")
+    return LabNode(
+        name=f"n{number}",
+        id=new_id(),
+        mac=":".join(("52", "54", *octets)),
+        firmware=Firmware.UEFI if uefi else Firmware.BIOS,
+        network_boot=NetworkBoot.FIRMWARE if uefi else NetworkBoot.IPXE,
+        bmc_port=port,
+        bmc_password=secrets.token_urlsafe(12),
+    )
+
+
+def _free_ports(count: int) -> list[int]:
+    """Return ports of the loopback interface that nobody listens on."""
+    with ExitStack() as stack:
+        listeners = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for listener in listeners:
+            listener.bind(("127.0.0.1", 0))
+        return [listener.getsockname()[1] for listener in listeners]

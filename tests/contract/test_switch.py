@@ -1,0 +1,235 @@
+"""What every switch driver must do. A further driver is one more `Bench` and one more word in `BENCHES`."""
+
+import json
+import subprocess
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bmi.drivers import Outcome, Site, load
+from bmi.drivers.switch import ISOLATED, PortVlans, Switch
+from bmi.errors import SettingsInvalid, SwitchError, SwitchPortUnknown, VlanInvalid
+from tests.wires import running_switch
+
+ACCESS = PortVlans(101)
+OTHER = PortVlans(102)
+TAGGED = PortVlans(tagged=frozenset({201, 202}))
+BOTH = PortVlans(101, frozenset({201, 202}))
+EDGES = PortVlans(1, frozenset({4094}))
+SETTINGS = [ISOLATED, ACCESS, OTHER, TAGGED, BOTH, EDGES]
+
+
+class Bench(ABC):
+    """A switch with a few ports."""
+
+    name: str
+    ports: tuple[str, ...] = ("p1", "p2", "p3", "p4", "p5", "p6")
+    options: dict[str, Any]
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.site = Site(tmp_path / "state", "0badcafe")
+
+    @abstractmethod
+    def running(self) -> AbstractContextManager[None]: ...
+
+    def driver(self) -> Switch:
+        """Return a new driver object for the same switch."""
+        made: Switch = load("switch", self.name, self.options, self.site)
+        return made
+
+    def spec(self) -> str:
+        return json.dumps(
+            [self.name, self.options, str(self.site.state_dir), self.site.installation, self.ports[0]]
+        )
+
+
+class OvsBench(Bench):
+    name = "ovs"
+
+    def __init__(self, tmp_path: Path) -> None:
+        super().__init__(tmp_path)
+        self._folder = tmp_path
+
+    def running(self) -> AbstractContextManager[None]:
+        with ExitStack() as stack:
+            switch = stack.enter_context(running_switch(self._folder))
+            for port in self.ports:
+                switch.add_tap(port)
+            self.options = {"database": switch.db}
+            return stack.pop_all()
+
+
+class MemoryBench(Bench):
+    name = "memory"
+
+    def __init__(self, tmp_path: Path) -> None:
+        super().__init__(tmp_path)
+        self.options = {"ports": self.ports}
+
+    def running(self) -> AbstractContextManager[None]:
+        return ExitStack()
+
+
+BENCHES = {"ovs": OvsBench, "memory": MemoryBench}
+
+_WORKER = """
+import json, sys
+from pathlib import Path
+from bmi.drivers import Site, load
+from bmi.drivers.switch import PortVlans
+name, options, state, installation, port = json.loads(sys.argv[1])
+driver = load("switch", name, options, Site(Path(state), installation))
+driver.configure(port, PortVlans(101))
+print("working", flush=True)
+while True:
+    driver.configure(port, PortVlans(102))
+    driver.configure(port, PortVlans(101))
+"""
+
+
+@pytest.fixture(params=BENCHES)
+def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
+    made: Bench = BENCHES[request.param](tmp_path)
+    with made.running():
+        yield made
+
+
+@pytest.fixture
+def switch(bench: Bench) -> Iterator[Switch]:
+    with closing(bench.driver()) as driver:
+        yield driver
+
+
+def test_a_new_port_is_isolated(switch: Switch, bench: Bench) -> None:
+    assert switch.port(bench.ports[0]).vlans == ISOLATED
+
+
+def test_ports_lists_every_port(switch: Switch, bench: Bench) -> None:
+    switch.configure(bench.ports[1], BOTH)
+
+    states = {state.port: state for state in switch.ports()}
+
+    assert set(states) == set(bench.ports)
+    assert states[bench.ports[1]] == switch.port(bench.ports[1])
+
+
+@pytest.mark.parametrize("before", SETTINGS, ids=str)
+def test_configure_sets_exactly_what_is_asked(switch: Switch, bench: Bench, before: PortVlans) -> None:
+    port, neighbour = bench.ports[:2]
+    switch.configure(neighbour, BOTH)
+
+    for after in SETTINGS:
+        switch.configure(port, before)
+        switch.configure(port, after)
+        assert switch.port(port).vlans == after
+    assert switch.port(neighbour).vlans == BOTH
+
+
+def test_configure_says_whether_it_had_something_to_do(switch: Switch, bench: Bench) -> None:
+    port = bench.ports[0]
+    for vlans in (ACCESS, OTHER, TAGGED, BOTH, ISOLATED):
+        assert switch.configure(port, vlans) is Outcome.DONE
+        assert switch.configure(port, vlans) is Outcome.ALREADY
+
+
+@pytest.mark.parametrize("verb", ["configure", "port"])
+def test_an_unknown_port_is_named_with_examples_of_known_ones(
+    switch: Switch, bench: Bench, verb: str
+) -> None:
+    with pytest.raises(SwitchPortUnknown) as caught:
+        switch.configure("nosuch", ACCESS) if verb == "configure" else switch.port("nosuch")
+
+    assert "nosuch" in caught.value.message
+    assert bench.ports[0] in caught.value.next_step
+    assert not caught.value.transient
+
+
+@pytest.mark.parametrize("vlan", [-1, 0, 4095, 4096, 70000])
+def test_what_is_no_vlan_is_refused_and_changes_nothing(switch: Switch, bench: Bench, vlan: int) -> None:
+    port = bench.ports[0]
+    switch.configure(port, ACCESS)
+
+    for vlans in (PortVlans(vlan), PortVlans(tagged=frozenset({vlan})), PortVlans(7, frozenset({8, vlan}))):
+        with pytest.raises(VlanInvalid, match=str(vlan)):
+            switch.configure(port, vlans)
+
+    assert switch.port(port).vlans == ACCESS
+
+
+def test_a_vlan_cannot_be_native_and_tagged(switch: Switch, bench: Bench) -> None:
+    with pytest.raises(VlanInvalid):
+        switch.configure(bench.ports[0], PortVlans(5, frozenset({5, 6})))
+
+    assert switch.port(bench.ports[0]).vlans == ISOLATED
+
+
+def test_settings_outlive_the_driver(bench: Bench) -> None:
+    with closing(bench.driver()) as first:
+        first.configure(bench.ports[0], BOTH)
+    with closing(bench.driver()) as second:
+        assert second.port(bench.ports[0]).vlans == BOTH
+
+
+def test_two_drivers_see_each_other_s_changes_at_once(bench: Bench) -> None:
+    port = bench.ports[0]
+    with closing(bench.driver()) as first, closing(bench.driver()) as second:
+        for number in range(1, 41):
+            first.configure(port, PortVlans(number))
+            assert second.port(port).vlans == PortVlans(number)
+            assert second.configure(port, PortVlans(number)) is Outcome.ALREADY
+
+
+def test_a_closed_driver_can_be_used_again(switch: Switch, bench: Bench) -> None:
+    switch.configure(bench.ports[0], ACCESS)
+    switch.close()
+    switch.close()
+    assert switch.port(bench.ports[0]).vlans == ACCESS
+
+
+def test_many_threads_use_one_driver(switch: Switch, bench: Bench) -> None:
+    def work(number: int) -> None:
+        port = bench.ports[number % len(bench.ports)]
+        assert switch.configure(port, PortVlans(1 + number)) is Outcome.DONE
+        assert switch.port(port).port == port
+
+    with ThreadPoolExecutor(12) as pool:
+        list(pool.map(work, range(60)))
+
+    for number, port in enumerate(bench.ports):
+        native = switch.port(port).vlans.native
+        assert native is not None
+        assert (native - 1) % len(bench.ports) == number
+
+
+def test_one_that_is_killed_anywhere_leaves_a_port_that_works(bench: Bench) -> None:
+    port = bench.ports[0]
+    for loops in range(8):
+        with subprocess.Popen(
+            [sys.executable, "-c", _WORKER, bench.spec()], stdout=subprocess.PIPE, text=True
+        ) as worker:
+            assert worker.stdout is not None
+            assert worker.stdout.readline() == "working\n"
+            with closing(bench.driver()) as driver:
+                for _ in range(loops):
+                    assert driver.port(port).vlans in {ISOLATED, ACCESS, OTHER}
+                worker.kill()
+        with closing(bench.driver()) as driver:
+            assert driver.port(port).vlans in {ISOLATED, ACCESS, OTHER}
+            driver.configure(port, BOTH)
+            assert driver.port(port).vlans == BOTH
+
+
+def test_an_unknown_option_is_refused(bench: Bench) -> None:
+    with pytest.raises(SettingsInvalid, match="colour"):
+        load("switch", bench.name, {**bench.options, "colour": "red"}, bench.site)
+
+
+def test_every_error_is_a_switch_error() -> None:
+    assert issubclass(SwitchPortUnknown, SwitchError)
+    assert issubclass(VlanInvalid, SwitchError)
