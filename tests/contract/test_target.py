@@ -4,13 +4,13 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
-from tests.iscsi import Initiator, free_portal, make_export
 
 from bmi.drivers import Outcome, Site
 from bmi.drivers.storage import Backing
@@ -21,8 +21,11 @@ from bmi.errors import BadRequest, PortTaken, SettingsInvalid
 from bmi.ids import new_id
 from bmi.run import run
 from bmi.wait import wait_until
+from tests.iscsi import Initiator, free_portal, make_export
 
 ALREADY, DONE = Outcome.ALREADY, Outcome.DONE
+
+MakeExport = Callable[[str], Export]
 
 
 class MemoryRig:
@@ -37,11 +40,11 @@ class MemoryRig:
     def portal(self) -> Portal:
         return free_portal()
 
-    def kill(self, driver: MemoryTarget, portal: UUID) -> None:
+    def kill(self, driver: Any, portal: UUID) -> None:
         driver.kill(portal)
 
     @contextmanager
-    def log_in(self, driver: MemoryTarget, portal: Portal, export: Export) -> Iterator[None]:
+    def log_in(self, driver: Any, portal: Portal, export: Export) -> Iterator[None]:
         driver.log_in(portal.id, export.iqn)
         yield
 
@@ -59,13 +62,13 @@ class TgtRig:
     def portal(self) -> Portal:
         return free_portal(self.namespace)
 
-    def kill(self, driver: TgtTarget, portal: UUID) -> None:
+    def kill(self, driver: Any, portal: UUID) -> None:
         process = driver._server(portal).process()
         assert process is not None
         process.stop(kill=True)
 
     @contextmanager
-    def log_in(self, driver: TgtTarget, portal: Portal, export: Export) -> Iterator[None]:
+    def log_in(self, driver: Any, portal: Portal, export: Export) -> Iterator[None]:
         before = len(driver.sessions(portal.id))
         with Initiator(portal, export).session():
             wait_until(
@@ -112,16 +115,12 @@ def portal(rig: Rig) -> Portal:
 
 
 @pytest.fixture
-def export(tmp_path: Path) -> Callable[[str], Export]:
+def export(tmp_path: Path) -> MakeExport:
     return lambda name: make_export(tmp_path, name)
 
 
 def without_secret(*exports: Export) -> set[Export]:
     return {replace(export, password="") for export in exports}
-
-
-def logged_in(rig: Rig, driver: Target, portal: Portal, export: Export) -> AbstractContextManager[None]:
-    return rig.log_in(driver, portal, export)  # type: ignore[arg-type]
 
 
 class Exits:
@@ -138,26 +137,28 @@ class Exits:
 # --- serve -------------------------------------------------------------------------------------------------
 
 
-def test_serve_starts_the_portal_and_lists_it(driver: Target, portal: Portal, export) -> None:
+def test_serve_starts_the_portal_and_lists_it(driver: Target, portal: Portal, export: MakeExport) -> None:
     a, b = export("a"), export("b")
     assert driver.serve(portal, [a, b]) is DONE
     assert set(driver.exports(portal.id)) == without_secret(a, b)
     assert list(driver.portals()) == [portal.id]
 
 
-def test_serve_again_changes_nothing(rig: Rig, driver: Target, portal: Portal, export) -> None:
+def test_serve_again_changes_nothing(rig: Rig, driver: Target, portal: Portal, export: MakeExport) -> None:
     a = export("a")
     driver.serve(portal, [a])
-    with logged_in(rig, driver, portal, a):
+    with rig.log_in(driver, portal, a):
         before = list(driver.sessions(portal.id))
         assert driver.serve(portal, [a]) is ALREADY
         assert list(driver.sessions(portal.id)) == before
 
 
-def test_serve_adds_and_leaves_what_is_not_named(rig: Rig, driver: Target, portal: Portal, export) -> None:
+def test_serve_adds_and_leaves_what_is_not_named(
+    rig: Rig, driver: Target, portal: Portal, export: MakeExport
+) -> None:
     a, b = export("a"), export("b")
     driver.serve(portal, [a])
-    with logged_in(rig, driver, portal, a):
+    with rig.log_in(driver, portal, a):
         assert driver.serve(portal, [b]) is DONE
         assert set(driver.exports(portal.id)) == without_secret(a, b)
         assert [session.iqn for session in driver.sessions(portal.id)] == [a.iqn]
@@ -177,7 +178,7 @@ def other_lun(export: Export, folder: Path) -> Export:
 
 @pytest.mark.parametrize("what", ["password", "initiator", "username", "luns"])
 def test_serve_replaces_an_export_that_changed(
-    driver: Target, portal: Portal, export, what: str, tmp_path: Path
+    driver: Target, portal: Portal, export: MakeExport, what: str, tmp_path: Path
 ) -> None:
     a, b = export("a"), export("b")
     new = {
@@ -192,7 +193,9 @@ def test_serve_replaces_an_export_that_changed(
     assert set(driver.exports(portal.id)) == without_secret(new, b)
 
 
-def test_serve_moves_the_portal_to_another_address(rig: Rig, driver: Target, portal: Portal, export) -> None:
+def test_serve_moves_the_portal_to_another_address(
+    rig: Rig, driver: Target, portal: Portal, export: MakeExport
+) -> None:
     a, elsewhere = export("a"), rig.portal()
     driver.serve(portal, [a])
     moved = replace(portal, address=elsewhere.address, port=elsewhere.port)
@@ -201,7 +204,7 @@ def test_serve_moves_the_portal_to_another_address(rig: Rig, driver: Target, por
     assert driver.serve(replace(portal, id=new_id()), []) is DONE  # the old address is free again
 
 
-def test_threads_can_serve_one_portal_at_once(driver: Target, portal: Portal, export) -> None:
+def test_threads_can_serve_one_portal_at_once(driver: Target, portal: Portal, export: MakeExport) -> None:
     exports = [export(f"n{number}") for number in range(8)]
     with ThreadPoolExecutor(8) as threads:
         outcomes = list(threads.map(lambda one: driver.serve(portal, [one]), exports))
@@ -242,7 +245,9 @@ def bad(export: Export, what: str) -> Export:
         "no LUN",
     ],
 )
-def test_serve_refuses_what_cannot_be_served(driver: Target, portal: Portal, export, what: str) -> None:
+def test_serve_refuses_what_cannot_be_served(
+    driver: Target, portal: Portal, export: MakeExport, what: str
+) -> None:
     wrong = bad(export("a"), what)
     with pytest.raises(BadRequest) as refused:
         driver.serve(portal, [wrong])
@@ -250,7 +255,9 @@ def test_serve_refuses_what_cannot_be_served(driver: Target, portal: Portal, exp
     assert list(driver.portals()) == []
 
 
-def test_exports_of_a_portal_need_names_of_their_own(driver: Target, portal: Portal, export) -> None:
+def test_exports_of_a_portal_need_names_of_their_own(
+    driver: Target, portal: Portal, export: MakeExport
+) -> None:
     a, b = export("a"), export("b")
     with pytest.raises(BadRequest, match="name"):
         driver.serve(portal, [a, replace(b, iqn=a.iqn)])
@@ -271,7 +278,7 @@ def test_a_portal_that_cannot_be_is_refused(driver: Target, portal: Portal) -> N
 
 
 def test_an_address_that_is_taken_is_named_and_nothing_stays(
-    rig: Rig, driver: Target, portal: Portal, export
+    rig: Rig, driver: Target, portal: Portal, export: MakeExport
 ) -> None:
     a, b = export("a"), export("b")
     driver.serve(portal, [a])
@@ -288,7 +295,7 @@ def test_an_address_that_is_taken_is_named_and_nothing_stays(
 # --- remove ------------------------------------------------------------------------------------------------
 
 
-def test_remove_takes_one_export_away(driver: Target, portal: Portal, export) -> None:
+def test_remove_takes_one_export_away(driver: Target, portal: Portal, export: MakeExport) -> None:
     a, b = export("a"), export("b")
     driver.serve(portal, [a, b])
     removal = driver.remove(portal.id, a.iqn)
@@ -298,10 +305,12 @@ def test_remove_takes_one_export_away(driver: Target, portal: Portal, export) ->
     assert driver.serve(portal, [a]) is DONE
 
 
-def test_remove_closes_sessions_and_names_them(rig: Rig, driver: Target, portal: Portal, export) -> None:
+def test_remove_closes_sessions_and_names_them(
+    rig: Rig, driver: Target, portal: Portal, export: MakeExport
+) -> None:
     a, b = export("a"), export("b")
     driver.serve(portal, [a, b])
-    with logged_in(rig, driver, portal, a), logged_in(rig, driver, portal, b):
+    with rig.log_in(driver, portal, a), rig.log_in(driver, portal, b):
         of_b = [session for session in driver.sessions(portal.id) if session.iqn == b.iqn]
         removal = driver.remove(portal.id, a.iqn)
         assert (removal.outcome, removal.initiators, removal.forced) == (DONE, (a.initiator,), False)
@@ -309,11 +318,11 @@ def test_remove_closes_sessions_and_names_them(rig: Rig, driver: Target, portal:
     assert set(driver.exports(portal.id)) == without_secret(b)
 
 
-def test_remove_where_nothing_runs(driver: Target, portal: Portal, export) -> None:
+def test_remove_where_nothing_runs(driver: Target, portal: Portal, export: MakeExport) -> None:
     assert driver.remove(portal.id, export("a").iqn).outcome is ALREADY
 
 
-def test_the_last_export_can_go_and_come_back(driver: Target, portal: Portal, export) -> None:
+def test_the_last_export_can_go_and_come_back(driver: Target, portal: Portal, export: MakeExport) -> None:
     a = export("a")
     driver.serve(portal, [a])
     assert driver.remove(portal.id, a.iqn).outcome is DONE
@@ -324,18 +333,20 @@ def test_the_last_export_can_go_and_come_back(driver: Target, portal: Portal, ex
 # --- sessions ----------------------------------------------------------------------------------------------
 
 
-def test_sessions_differ_between_two_log_ins(rig: Rig, driver: Target, portal: Portal, export) -> None:
+def test_sessions_differ_between_two_log_ins(
+    rig: Rig, driver: Target, portal: Portal, export: MakeExport
+) -> None:
     a = export("a")
     assert list(driver.sessions(portal.id)) == []
     driver.serve(portal, [a])
     assert list(driver.sessions(portal.id)) == []
-    with logged_in(rig, driver, portal, a):
+    with rig.log_in(driver, portal, a):
         (first,) = driver.sessions(portal.id)
         assert (first.iqn, first.initiator) == (a.iqn, a.initiator)
         assert first.address
         driver.remove(portal.id, a.iqn)
     driver.serve(portal, [a])
-    with logged_in(rig, driver, portal, a):
+    with rig.log_in(driver, portal, a):
         (second,) = driver.sessions(portal.id)
     assert second.id != first.id
 
@@ -343,10 +354,10 @@ def test_sessions_differ_between_two_log_ins(rig: Rig, driver: Target, portal: P
 # --- restarts and crashes ----------------------------------------------------------------------------------
 
 
-def test_servers_outlive_the_driver(rig: Rig, driver: Target, portal: Portal, export) -> None:
+def test_servers_outlive_the_driver(rig: Rig, driver: Target, portal: Portal, export: MakeExport) -> None:
     a, b = export("a"), export("b")
     driver.serve(portal, [a])
-    with logged_in(rig, driver, portal, a):
+    with rig.log_in(driver, portal, a):
         before = list(driver.sessions(portal.id))
         driver.close()
         again = rig.driver()
@@ -359,30 +370,32 @@ def test_servers_outlive_the_driver(rig: Rig, driver: Target, portal: Portal, ex
 
 @pytest.mark.parametrize("found_running", [False, True])
 def test_a_killed_server_is_reported_and_filled_again(
-    rig: Rig, driver: Target, portal: Portal, export, found_running: bool
+    rig: Rig, driver: Target, portal: Portal, export: MakeExport, found_running: bool
 ) -> None:
     a, b = export("a"), export("b")
     driver.serve(portal, [a, b])
     watcher = rig.driver() if found_running else driver
     exits = Exits(watcher)
-    rig.kill(watcher, portal.id)  # type: ignore[arg-type]
+    rig.kill(watcher, portal.id)
     exits.wait_for(portal.id)
     assert list(watcher.portals()) == []
     assert list(watcher.exports(portal.id)) == []
     assert list(watcher.sessions(portal.id)) == []
     assert watcher.serve(portal, [a, b]) is DONE
     assert set(watcher.exports(portal.id)) == without_secret(a, b)
-    rig.kill(watcher, portal.id)  # type: ignore[arg-type]
+    rig.kill(watcher, portal.id)
     wait_until(lambda: len(exits.portals) == 2, deadline=10, what="on_exit again", next_step="-")
 
 
-def test_stop_ends_everything_and_surprises_nobody(rig: Rig, driver: Target, portal: Portal, export) -> None:
+def test_stop_ends_everything_and_surprises_nobody(
+    rig: Rig, driver: Target, portal: Portal, export: MakeExport
+) -> None:
     a, other = export("a"), rig.portal()
     exits = Exits(driver)
     driver.serve(portal, [a])
     driver.serve(other, [])
     threads = threading.active_count()
-    with logged_in(rig, driver, portal, a):
+    with rig.log_in(driver, portal, a):
         assert driver.stop(portal.id) is DONE
     assert driver.stop(portal.id) is ALREADY
     assert list(driver.portals()) == [other.id]
@@ -391,7 +404,7 @@ def test_stop_ends_everything_and_surprises_nobody(rig: Rig, driver: Target, por
     if isinstance(rig, TgtRig):  # the thread that watched the stopped server has seen its end
         wait_until(lambda: threading.active_count() < threads, deadline=10, what="it", next_step="-")
         assert [folder.name for folder in (rig.folder / "target").iterdir()] == [str(other.id)]
-    rig.kill(driver, other.id)  # type: ignore[arg-type]
+    rig.kill(driver, other.id)
     exits.wait_for(other.id)
     assert exits.portals == [other.id]
 

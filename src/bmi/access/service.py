@@ -160,12 +160,13 @@ def delete_project(session: Session, project: Project) -> None:
     Raises:
         InUse: It still owns something.
     """
+    name = project.name  # cannot be read any more once the flush has failed
     session.delete(project)
     try:
         session.flush()
     except IntegrityError as error:
         raise InUse(
-            f"project {project.name} still owns nodes, networks, disks or images",
+            f"project {name} still owns nodes, networks, disks or images",
             next_step="deprovision its nodes and remove its disks, images and networks first",
         ) from error
 

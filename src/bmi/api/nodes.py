@@ -6,11 +6,17 @@ from ipaddress import IPv4Address
 from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import Field, SecretStr, StringConstraints
+from pydantic import BeforeValidator, Field, SecretStr, StringConstraints
 
 from bmi.api.common import Name, Request, Response
 
-Mac = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{2}:){5}[0-9a-f]{2}$", to_lower=True)]
+
+def _lower(value: object) -> object:
+    # A pattern is matched before `to_lower` of the same constraint.
+    return value.lower() if isinstance(value, str) else value
+
+
+Mac = Annotated[str, BeforeValidator(_lower), StringConstraints(pattern=r"^([0-9a-f]{2}:){5}[0-9a-f]{2}$")]
 
 
 class NodeState(StrEnum):

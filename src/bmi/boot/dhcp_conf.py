@@ -186,7 +186,7 @@ def _byte_tags() -> list[str]:
     dies (github.com/imp/dnsmasq/pull/20 shows the place).
     """
     return [
-        f"dhcp-mac=set:m{position}x{value:02x},{':'.join(['*'] * position + [f'{value:02x}'] + ['*'] * (5 - position))}"
+        f"dhcp-mac=set:m{position}x{value:02x},{'*:' * position}{value:02x}{':*' * (5 - position)}"
         for position in range(6)
         for value in range(256)
     ]

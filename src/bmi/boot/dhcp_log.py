@@ -5,7 +5,8 @@ import json
 import os
 import re
 from collections import OrderedDict
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from ipaddress import IPv4Address
@@ -21,7 +22,8 @@ _REFUSED_AT_MOST = 32  # cards per minute whose refusal is an event: anybody can
 _REMEMBERED = 256  # events that repeats are told from
 _TAIL = 64  # bytes before a position that must still be there for the position to mean anything
 
-_MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
+_REASONS = {"ignored": "no node on this network has this card"}
+_MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
 _LINE = re.compile(
     r"(?P<month>[A-Z][a-z]{2}) +(?P<day>\d{1,2}) (?P<clock>\d\d:\d\d:\d\d) "
     r"dnsmasq-(?P<part>dhcp|tftp)\[\d+\]: (?P<text>.*)",
@@ -63,6 +65,22 @@ class BootEvent:
     time: datetime
 
 
+@dataclass(frozen=True)
+class _Position:
+    """How far a log was read, and what stood before it: a log that was emptied and grew again is another."""
+
+    offset: int
+    tail: str
+
+    @staticmethod
+    def at(log: int, offset: int) -> "_Position":
+        start = max(0, offset - _TAIL)
+        return _Position(offset, hashlib.sha256(os.pread(log, offset - start, start)).hexdigest())
+
+
+_NOWHERE = _Position(0, hashlib.sha256(b"").hexdigest())
+
+
 class LogReader:
     """Reads a log on from where it was left, also after a restart and after the log was emptied."""
 
@@ -79,29 +97,27 @@ class LogReader:
         self._limit = limit
         self._parser = _Parser()
         self._memory = _Memory()
+        self._position = _load(offset_file)
         self._pending: tuple[_Position, _Memory] | None = None
 
     def read(self) -> list[BootEvent]:
         """Return the events after the committed position, repeats left out."""
         try:
             with self._path.open("rb") as log:
-                start = _position(self._offset_file)
-                if not start.fits(log.fileno()):
-                    start = _Position(0, "")
-                log.seek(start.offset)
+                start = self._position.offset
+                if _Position.at(log.fileno(), start) != self._position:
+                    start = 0
+                log.seek(start)
                 block = log.read(_READ_AT_MOST)
+                # A line that is longer than a whole block is none of dnsmasq's: skip it.
+                length = block.rfind(b"\n") + 1 or (len(block) if len(block) == _READ_AT_MOST else 0)
+                position = _Position.at(log.fileno(), start + length)
         except FileNotFoundError:
             return []
-        complete = block[: block.rfind(b"\n") + 1]
-        if not complete and len(block) == _READ_AT_MOST:
-            complete = block  # no line is that long: skip it
         memory = self._memory.copy()
-        lines = complete.decode(errors="replace").splitlines()
-        events = [event for line in lines if (event := self._parser.parse(line)) and memory.is_new(event)]
-        end = start.offset + len(complete)
-        tail = complete[-_TAIL:] if len(complete) >= _TAIL or not start.offset else None
-        self._pending = (_Position(end, _digest_before(self._path, end) if tail is None else _digest(tail)), memory)
-        return events
+        lines = block[:length].decode(errors="replace").splitlines()
+        self._pending = position, memory
+        return [event for line in lines if (event := self._parser.parse(line)) and memory.is_new(event)]
 
     def commit(self) -> None:
         """Remember that what `read` returned last is dealt with; empties a log that has grown too long."""
@@ -109,9 +125,111 @@ class LogReader:
             return
         position, self._memory = self._pending
         self._pending = None
-        # dnsmasq writes at the end, wherever that is. A line that it adds between these two calls is lost.
+        # dnsmasq appends, so it goes on at the new end. A line that it adds between these two calls is lost.
         if position.offset > self._limit and position.offset == files.size(self._path):
             os.truncate(self._path, 0)
-            position = _Position(0, "")
-        if position != _position(self._offset_file):
-            files.write(self._offset_file, json.dumps({"offset": position.offset, "tail": position.tail}))
+            position = _NOWHERE
+        if position != self._position:
+            files.write(self._offset_file, json.dumps(asdict(position)))
+            self._position = position
+
+
+class _Parser:
+    """Finds the events in dnsmasq's lines; some lines say more about the packet whose own line follows."""
+
+    def __init__(self) -> None:
+        self._client = ""
+
+    def parse(self, line: str) -> BootEvent | None:
+        found = _LINE.fullmatch(line)
+        time = _time(found) if found else None
+        if found is None or time is None:
+            return None
+        text = found["text"]
+        if found["part"] == "tftp":
+            if sent := _SENT.fullmatch(text):
+                return _event(Kind.SENT, sent, PurePosixPath(sent["file"]).name, time)
+            return None
+        self._note_client(text)
+        if asked := _DISCOVER.fullmatch(text):
+            if not asked["reason"]:
+                return _event(Kind.DISCOVER, asked, self._client, time)
+            return _event(Kind.REFUSED, asked, _REASONS.get(asked["reason"], asked["reason"]), time)
+        if refused := _NAK.fullmatch(text):
+            return _event(Kind.REFUSED, refused, refused["reason"], time)
+        if given := _ACK.fullmatch(text):
+            return _event(Kind.ACK, given, self._client, time)
+        return None
+
+    def _note_client(self, text: str) -> None:
+        if _PACKET.fullmatch(text):
+            self._client = "operating system"
+        elif firmware := _FIRMWARE.fullmatch(text):
+            self._client = "BIOS firmware" if int(firmware["arch"]) == 0 else "UEFI firmware"
+        elif (named := _USER_CLASS.fullmatch(text)) and named["name"] == "iPXE":
+            self._client = "iPXE"
+
+
+class _Memory:
+    """What was seen lately, to tell repeats; bounded, whatever nodes send."""
+
+    def __init__(self) -> None:
+        self._seen: OrderedDict[tuple[object, ...], datetime] = OrderedDict()
+        self._minute: datetime | None = None
+        self._refused = 0
+
+    def copy(self) -> "_Memory":
+        twin = _Memory()
+        twin._seen = self._seen.copy()
+        twin._minute, twin._refused = self._minute, self._refused
+        return twin
+
+    def is_new(self, event: BootEvent) -> bool:
+        key = (event.kind, event.mac, event.address, event.detail)
+        window = _REPEAT_REFUSED if event.kind is Kind.REFUSED else _REPEAT
+        last = self._seen.get(key)
+        if last is not None and timedelta() <= event.time - last < window:
+            return False
+        if event.kind is Kind.REFUSED and not self._may_refuse(event.time):
+            return False
+        self._seen[key] = event.time
+        self._seen.move_to_end(key)
+        if len(self._seen) > _REMEMBERED:
+            self._seen.popitem(last=False)
+        return True
+
+    def _may_refuse(self, time: datetime) -> bool:
+        minute = time.replace(second=0)
+        if minute != self._minute:
+            self._minute, self._refused = minute, 0
+        self._refused += 1
+        return self._refused <= _REFUSED_AT_MOST
+
+
+def _event(kind: Kind, found: re.Match[str], detail: str, time: datetime) -> BootEvent | None:
+    parts = found.groupdict()
+    try:
+        address = IPv4Address(parts["address"]) if parts.get("address") else None
+    except ValueError:
+        return None
+    return BootEvent(kind, parts.get("mac"), address, detail, time)
+
+
+def _time(found: re.Match[str]) -> datetime | None:
+    """Return a line's time, which dnsmasq writes in UTC and without a year: the latest that is not to come."""
+    now = datetime.now(UTC)
+    month = _MONTHS.index(found["month"]) + 1 if found["month"] in _MONTHS else 0
+    hour, minute, second = map(int, found["clock"].split(":"))
+    for year in range(now.year, now.year - 5, -1):  # the 29th of February is not in every year
+        with suppress(ValueError):
+            time = datetime(year, month, int(found["day"]), hour, minute, second, tzinfo=UTC)
+            if time <= now + timedelta(days=1):
+                return time
+    return None
+
+
+def _load(file: Path) -> _Position:
+    try:
+        return _Position(**json.loads(file.read_text()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return _NOWHERE

@@ -114,7 +114,9 @@ class Dnsmasq:
                 self._reload(process, at, hosts)
                 _release_stale(leg, at, hosts)
             except (BootServiceError, CommandFailed, DeadlineExceeded) as error:
-                log.warning("dnsmasq of network %s does not take a change, restarting it: %s", leg.network, error)
+                log.warning(
+                    "dnsmasq of network %s does not take a change, restarting it: %s", leg.network, error
+                )
                 self._restart(leg, at, conf, hosts)
             return Outcome.DONE
 
@@ -214,8 +216,8 @@ class Dnsmasq:
         self._end(at)
         _require_free_ports(leg)
         files.make_folder(at.kept, 0o700)
-        leases.drop_stale(at.leases, _reserved(hosts))
         self._write_hosts(at, hosts)
+        leases.drop_stale(at.leases, _reserved(hosts))
         files.write(at.conf, conf)
         at.output.unlink(missing_ok=True)
         position = files.size(at.log)
@@ -293,7 +295,9 @@ class Dnsmasq:
 
 def _require_free_ports(leg: Leg) -> None:
     """Refuse to share: dnsmasq itself would run beside another DHCP server and answer every other request."""
-    found = run(["ss", "-Hulnp", "sport = :67 or sport = :69"], namespace=leg.namespace).split("\n")[0].split()
+    found = (
+        run(["ss", "-Hulnp", "sport = :67 or sport = :69"], namespace=leg.namespace).split("\n")[0].split()
+    )
     if found:
         _, _, _, where, _, *who = found
         raise PortTaken(
@@ -310,10 +314,10 @@ def _await_read(process: Process, at: Files, position: int) -> None:
         at: Its files.
         position: How long its log was before it was told.
     """
-    last = f": read {at.options}\n"
+    read = f": read {at.options}\n"
     try:
         wait_until(
-            lambda: last in (files.read(at.log, position) or "") or not process.alive(),
+            lambda: read in (files.read(at.log, position) or "") or not process.alive(),
             deadline=_READY,
             what="dnsmasq to read its hosts",
             next_step="",
@@ -324,8 +328,11 @@ def _await_read(process: Process, at: Files, position: int) -> None:
             next_step=f"look at {at.log}",
         ) from error
     if not process.alive():
-        words = (files.read(at.output) or "").strip()[-_OUTPUT_KEPT:]
-        raise BootServiceError(f"dnsmasq ended: {words or 'no word why'}", next_step=f"look at {at.log}")
+        # Where it says why depends on how far it came.
+        words = (files.read(at.output) or "") + (files.read(at.log, position) or "")
+        raise BootServiceError(
+            f"dnsmasq ended: {words.strip()[-_OUTPUT_KEPT:] or 'no word why'}", next_step=f"look at {at.log}"
+        )
 
 
 def _confirm(at: Files, position: int, hosts: Sequence[BootHost]) -> None:

@@ -3,13 +3,14 @@
     <state_dir>/boot/<network>/                    root's alone
         dnsmasq.conf, dnsmasq.json, dnsmasq.out    configuration, record of the process, its last words
         dnsmasq.log, log.position                  what it saw, and how far that was read
-        leases
-    <run_dir>/<installation>/<network>/            read again by dnsmasq after it has given up root's rights
+    <run_dir>/<installation>/<network>/            in memory; dnsmasq may enter after it has given up root's rights
         hosts, options                             reservations; the boot scripts' addresses, with secrets
         applied                                    digest of the hosts and options that dnsmasq confirmed
+        leases
 
-The last three are apart because `state_dir` is closed to everybody but root, and because /run is memory: the
-secrets of a boot do not get on a disk.
+Hosts and options are read again while dnsmasq runs, and `state_dir` is closed to everybody but root. Leases are
+written with fsync(2) before dnsmasq answers: on a busy disk nodes would wait. They need not outlive the host, for
+every address is reserved.
 """
 
 import os
@@ -50,11 +51,6 @@ class Files:
         return self.kept / "log.position"
 
     @property
-    def leases(self) -> Path:
-        """Addresses that nodes have taken."""
-        return self.kept / "leases"
-
-    @property
     def hosts(self) -> Path:
         """Reservations, read again on SIGHUP."""
         return self.shown / "hosts"
@@ -68,6 +64,11 @@ class Files:
     def applied(self) -> Path:
         """Digest of the hosts and options that dnsmasq has read for sure."""
         return self.shown / "applied"
+
+    @property
+    def leases(self) -> Path:
+        """Addresses that nodes have taken."""
+        return self.shown / "leases"
 
 
 def make_folder(folder: Path, mode: int) -> None:

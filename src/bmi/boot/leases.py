@@ -1,4 +1,9 @@
-"""The addresses that nodes have taken, as dnsmasq keeps them: a line with expiry, MAC, address, name, client id."""
+"""The addresses that nodes have taken, as dnsmasq keeps them: a line with expiry, MAC, address, name, client id.
+
+dnsmasq empties the file and writes it anew, and on a busy disk it is empty for a tenth of a second. So every file
+is begun with a DUID, the name of a DHCPv6 server, though none runs: dnsmasq keeps it as the last line, and with it
+the file is known to be whole.
+"""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -7,6 +12,12 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from bmi.boot import files
+from bmi.errors import DeadlineExceeded
+from bmi.wait import wait_until
+
+_END = "duid 00:04" + ":00" * 16  # RFC 6355
+_WRITTEN = 2.0  # seconds
+_POLL = 0.002  # seconds
 
 
 @dataclass(frozen=True)
@@ -24,7 +35,7 @@ Reservation = tuple[str, IPv4Address]
 
 def leases(path: Path) -> list[Lease]:
     """Return the leases of a running or ended dnsmasq."""
-    return [lease for line in _steady_text(path).splitlines() if (lease := _parse(line))]
+    return [lease for line in _whole_text(path).splitlines() if (lease := _parse(line))]
 
 
 def stale(path: Path, reserved: set[Reservation]) -> list[Lease]:
@@ -33,25 +44,32 @@ def stale(path: Path, reserved: set[Reservation]) -> list[Lease]:
 
 
 def drop_stale(path: Path, reserved: set[Reservation]) -> None:
-    """Remove leases that no reservation stands behind from the file of a dnsmasq that does not run."""
-    lines = (files.read(path) or "").splitlines()
+    """Make the file of a dnsmasq that does not run hold nothing but leases that a reservation stands behind."""
     kept = [
-        line for line in lines if (lease := _parse(line)) is None or (lease.mac, lease.address) in reserved
+        line
+        for line in (files.read(path) or "").splitlines()
+        if (lease := _parse(line)) and (lease.mac, lease.address) in reserved
     ]
-    if kept != lines:
-        files.write(path, "".join(f"{line}\n" for line in kept))
+    files.write(path, "".join(f"{line}\n" for line in [*kept, _END]))
 
 
 def _parse(line: str) -> Lease | None:
-    with suppress(ValueError):  # a line of DHCPv6, or half a line
+    with suppress(ValueError):  # half a line, or the last
         expires, mac, address, _name, _client = line.split(" ", 4)
         return Lease(mac, IPv4Address(address), datetime.fromtimestamp(int(expires), UTC))
     return None
 
 
-def _steady_text(path: Path) -> str:
-    """Return a file's text; dnsmasq empties it and writes it anew, so read until two readings agree."""
-    before, text = None, files.read(path) or ""
-    while text != before:
-        before, text = text, files.read(path) or ""
+def _whole_text(path: Path) -> str:
+    """Return a file's text, with its last line if dnsmasq writes it soon."""
+    text = ""
+
+    def whole() -> bool:
+        nonlocal text
+        found = files.read(path)
+        text = found or ""
+        return found is None or text.endswith(f"{_END}\n")
+
+    with suppress(DeadlineExceeded):  # dnsmasq died as it wrote: what there is, is what it will start from
+        wait_until(whole, deadline=_WRITTEN, what="", next_step="", poll=_POLL)
     return text

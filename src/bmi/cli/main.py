@@ -3,6 +3,7 @@
 Nothing is imported before it is needed: `bmi --help` and completion have to feel instant.
 """
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,8 @@ from typer.main import get_command
 
 from bmi.cli.failures import Failure, told
 from bmi.cli.nouns import Nouns
+
+_OUTPUT_BROKEN = (errno.EPIPE, errno.ENOSPC, errno.EIO)
 
 app = typer.Typer(
     cls=Nouns,
@@ -70,19 +73,27 @@ def run(arguments: Sequence[str]) -> int:
         except SystemExit as end:
             status = end.code
         except typer.Abort:
-            raise Failure("stopped, nothing was done", next_step="", status=1) from None
+            raise Failure("stopped, nothing was done", next_step="", status=130) from None
         return status if isinstance(status, int) else 0
-    except BrokenPipeError:
-        # The reader has gone, as in `bmi node list | head -1`; Python flushes once more when it ends.
+    except OSError as error:
+        if error.errno not in _OUTPUT_BROKEN or error.filename is not None:
+            raise
+        # Python flushes once more when it ends, which must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader may just have had enough, as in `bmi node list | head -1`.
+        if not isinstance(error, BrokenPipeError):
+            _tell(Failure(error.strerror or str(error), next_step="look at where the output goes"))
         return 1
     except Exception as error:
         failure = told(error)
         if failure is None:
             raise
-        if line := str(failure):
-            print(f"bmi: {line}", file=sys.stderr)  # noqa: T201
+        _tell(failure)
         return failure.status
+
+
+def _tell(failure: Failure) -> None:
+    print(f"bmi: {failure}", file=sys.stderr)  # noqa: T201
 
 
 def main() -> NoReturn:

@@ -1,6 +1,6 @@
 """BMI for programs: a typed client of its HTTP API.
 
-    with Client("http://127.0.0.1:8080", token, project="blue") as bmi:
+    with Client("http://127.0.0.1:6230", token, project="blue") as bmi:
         started = bmi.nodes.provision("n1", Provision(image="debian-13", network="lan"))
         bmi.operations.wait(started.id)
 

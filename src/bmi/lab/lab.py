@@ -153,9 +153,9 @@ class Lab:
         names = ", ".join(node.name for node in layout.nodes)
         raise InUse(f"the lab has no node {name}", next_step=f"its nodes are: {names}")
 
-    def client(self) -> Client:
+    def client(self, project: str | None = None) -> Client:
         """Return a client of the lab's service, as its first admin."""
-        return Client(self.require().api_url, self._admin_token())
+        return Client(self.require().api_url, self._admin_token(), project=project)
 
     def leg_namespaces(self) -> dict[str, str]:
         """Return the namespaces of the gateway's legs, by network id."""

@@ -1,5 +1,6 @@
 """One node of the lab: a QEMU machine without disks that stands for a physical server."""
 
+import json
 import re
 import shutil
 import threading
@@ -15,6 +16,7 @@ from bmi.drivers.power import BootDevice
 from bmi.errors import CommandFailed, SettingsInvalid, WrongState
 from bmi.lab import qmp
 from bmi.processes import Process, recorded, start
+from bmi.run import run
 from bmi.wait import wait_until
 
 OVMF_CODE = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
@@ -157,11 +159,12 @@ class VirtualNode:
         """Switch on and wait until QEMU has really taken up its work. A node that is on stays on.
 
         Raises:
-            CommandFailed: QEMU ended at once; the message has its last words.
+            CommandFailed: A tap does not exist, or QEMU ended at once; the message has its last words.
         """
         with self._lock:
             if self.is_on():
                 return Outcome.ALREADY
+            self._check_cables()
             self._lay_out()
             device = self.boot_device()
             self._booted.write_text(device)
@@ -263,6 +266,19 @@ class VirtualNode:
     def _booted(self) -> Path:
         """Remembers what the running QEMU was told to boot from."""
         return self.folder / "booted-from"
+
+    def _check_cables(self) -> None:
+        """Make sure that the taps exist: QEMU would make those that do not, without a switch behind them."""
+        taps = {nic.tap for nic in self.spec.nics}
+        if not taps:
+            return
+        links = json.loads(run(["ip", "-json", "link", "show", "type", "tun"], namespace=self.spec.namespace))
+        if missing := taps - {link.get("ifname") for link in links}:
+            where = f"namespace {self.spec.namespace}" if self.spec.namespace else "the host"
+            raise CommandFailed(
+                f"node {self.spec.name} has no cable: {where} has no tap {', '.join(sorted(missing))}",
+                next_step="make the taps, then switch the node on again",
+            )
 
     def _lay_out(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

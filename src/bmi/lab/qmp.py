@@ -2,8 +2,10 @@
 
 import json
 import socket
+import struct
+from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from bmi.errors import CommandFailed
 
@@ -21,10 +23,11 @@ def execute(path: Path, command: str) -> None:
         CommandFailed: No QEMU answers on the socket, or it refuses.
     """
     try:
-        with _connected(path) as client, client.makefile("rwb") as stream:
-            _read(stream)  # the greeting
-            _ask(stream, "qmp_capabilities")
-            _ask(stream, command)
+        with _connected(path) as client, client.makefile("rb") as answers:
+            _read(answers)  # the greeting
+            for order in "qmp_capabilities", command:
+                client.sendall(json.dumps({"execute": order}).encode() + b"\n")
+                _await_return(answers, order)
     except OSError as error:
         raise CommandFailed(
             f"QEMU does not answer {command} on {path}: {error.strerror or error}",
@@ -35,38 +38,41 @@ def execute(path: Path, command: str) -> None:
 def greets(path: Path) -> bool:
     """Say whether a QEMU has come up so far that it takes orders."""
     try:
-        with _connected(path) as client, client.makefile("rb") as stream:
-            return "QMP" in _read(stream)
+        with _connected(path) as client, client.makefile("rb") as answers:
+            return "QMP" in _read(answers)
     except OSError:
         return False
 
 
 def listens(path: Path) -> bool:
     """Say whether a QEMU holds the socket, busy or not."""
-    try:
-        with _connected(path):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.setblocking(False)
+        try:
+            client.connect(str(path))
+        except BlockingIOError:  # others wait in line already
             return True
-    except (FileNotFoundError, ConnectionRefusedError):
-        return False
-    except TimeoutError:
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
         return True
 
 
 def _connected(path: Path) -> socket.socket:
     client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    client.settimeout(_ANSWER_DEADLINE)
     try:
+        # QEMU serves one client at a time. Python's own time limit would fail at once where others wait in line.
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(_ANSWER_DEADLINE), 0))
         client.connect(str(path))
+        client.settimeout(_ANSWER_DEADLINE)
     except BaseException:
         client.close()
         raise
     return client
 
 
-def _ask(stream: IO[bytes], command: str) -> None:
-    stream.write(json.dumps({"execute": command}).encode() + b"\n")
-    stream.flush()
-    while "return" not in (answer := _read(stream)):
+def _await_return(answers: BufferedReader, command: str) -> None:
+    """Pass over events until the command has returned."""
+    while "return" not in (answer := _read(answers)):
         if "error" in answer:
             raise CommandFailed(
                 f"QEMU refuses {command}: {answer['error'].get('desc')}",
@@ -74,8 +80,8 @@ def _ask(stream: IO[bytes], command: str) -> None:
             )
 
 
-def _read(stream: IO[bytes]) -> dict[str, Any]:
-    line = stream.readline()
+def _read(answers: BufferedReader) -> dict[str, Any]:
+    line = answers.readline()
     if not line:
         raise ConnectionResetError("QEMU closed the connection")
     message: dict[str, Any] = json.loads(line)

@@ -9,6 +9,7 @@ import base64
 import binascii
 import hmac
 import json
+import logging
 import secrets
 import threading
 from collections import OrderedDict
@@ -16,7 +17,6 @@ from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import flask
 from sushy_tools import error
@@ -30,7 +30,6 @@ from bmi.lab.node import Firmware, VirtualNode
 
 Wsgi = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
-SYSTEMS = "/redfish/v1/Systems"
 SESSIONS = "/redfish/v1/SessionService/Sessions"
 
 _PUBLIC = frozenset({"", "redfish", "redfish/v1"})  # paths that need no log-in (DSP0266, 13.3.2)
@@ -40,11 +39,6 @@ _NODE = "bmi.node"  # key of the WSGI environment: whose controller was asked
 _MODES = {Firmware.BIOS: "Legacy", Firmware.UEFI: "UEFI"}  # sushy-tools' words, also in its answers
 _DEVICES = {"Pxe": BootDevice.NETWORK, "Hdd": BootDevice.DISK}
 _TARGETS = {device: target for target, device in _DEVICES.items()}
-
-
-def system_path(id: UUID) -> str:
-    """Return the path of a node's system resource."""
-    return f"{SYSTEMS}/{id}"
 
 
 def application(state_dir: Path) -> Wsgi:
@@ -57,6 +51,7 @@ def application(state_dir: Path) -> Wsgi:
     emulator.fakedriver.FakeDriver = LabSystems
     app.config["SUSHY_EMULATOR_FAKE_DRIVER"] = True
     app.config["SUSHY_EMULATOR_STATE_DIR"] = str(state_dir)
+    app.logger.setLevel(logging.WARNING)  # each request is noted once, by the server
     wsgi: Wsgi = app
     return wsgi
 

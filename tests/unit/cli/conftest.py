@@ -2,9 +2,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.unit.client.fake_service import Service
 
 from bmi.cli.main import run
+from tests.unit.client.fake_service import Service
 
 Bmi = Callable[..., tuple[int, str, str]]
 

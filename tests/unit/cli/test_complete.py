@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import pytest
+
 from tests.unit.client.fake_service import (
     DISK,
     IMAGE,

@@ -11,10 +11,10 @@ from types import ModuleType
 
 import pytest
 import typer
-from tests.unit.client.fake_service import Answer, Service, node, page, problem
 
 from bmi import __version__
 from bmi.cli import nouns
+from tests.unit.client.fake_service import Answer, Service, node, page, problem
 
 Bmi = Callable[..., tuple[int, str, str]]
 
@@ -160,6 +160,21 @@ def test_reader_that_goes_away_ends_the_command_quietly(service: Service) -> Non
         child.stdout.close()
         assert child.stderr.read() == ""
     assert child.returncode == 1
+
+
+def test_full_disk_is_one_line(service: Service) -> None:
+    service.on("GET", "/nodes", page(node()))
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "bmi.cli", "node", "list"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "bmi: No space left on device; look at where the output goes\n"
 
 
 def test_defects_of_bmi_keep_their_traceback(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 
 import pytest
+
 from tests.unit.client.fake_service import ID, Answer, Asked, Service, event, operation, problem, step
 
 Bmi = Callable[..., tuple[int, str, str]]

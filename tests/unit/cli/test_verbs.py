@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from bmi.api.doctor import Inventory
 from tests.unit.client.fake_service import (
     DISK,
     ID,
@@ -23,8 +25,6 @@ from tests.unit.client.fake_service import (
     problem,
     step,
 )
-
-from bmi.api.doctor import Inventory
 
 Bmi = Callable[..., tuple[int, str, str]]
 

@@ -2,11 +2,11 @@ from itertools import islice
 from typing import Any
 
 import pytest
-from tests.unit.client.fake_service import Answer, Asked, Service, page
 
 from bmi.api.nodes import NodeState
 from bmi.client import Client, Unreachable
 from bmi.client import history as module
+from tests.unit.client.fake_service import Answer, Asked, Service, page
 
 
 def happened(number: int) -> dict[str, Any]:

@@ -2,22 +2,24 @@ import threading
 import time
 
 import pytest
+
+from bmi.api.operations import OperationState
+from bmi.client import ApiError, Client, OperationFailed, Unreachable, WaitTimedOut, history
+from bmi.client import operations as module
 from tests.unit.client.fake_service import (
     BROKEN,
     ID,
+    WHEN,
     Answer,
     Asked,
     Service,
     event,
     in_turn,
     operation,
+    page,
     problem,
     step,
 )
-
-from bmi.api.operations import OperationState
-from bmi.client import ApiError, Client, OperationFailed, Unreachable, WaitTimedOut
-from bmi.client import operations as module
 
 PATH = f"/operations/{ID}"
 RUNNING = operation("running", step("disk", "running"))
@@ -132,6 +134,23 @@ def test_follow_ends_when_the_token_is_revoked_meanwhile(service: Service) -> No
     service.on("GET", f"{PATH}/events", Answer(stream=(event(LATER), BROKEN)))
     with pytest.raises(ApiError, match="the token is unknown"):
         states(service)
+
+
+def test_history_is_followed_until_the_operation_has_ended_and_nothing_of_it_is_lost(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "_LOOK", 0.01)
+    events = [{"id": ID[:-1] + str(n), "at": WHEN, "kind": "step", "message": f"event {n}"} for n in range(3)]
+    service.on("GET", PATH, in_turn(Answer(RUNNING), Answer(ENDED)))
+    # The last one is written between the look at the history and the operation's end.
+    service.on("GET", f"{PATH}/history", in_turn(page(*events[:2]), page(*events)))
+    with Client(service.url, "sesame") as bmi:
+        assert [event.message for event in bmi.operations.follow_events(ID)] == [
+            "event 0",
+            "event 1",
+            "event 2",
+        ]
+        assert len(list(bmi.operations.events(ID))) == 3
 
 
 def test_wait_polls_long_until_success(service: Service) -> None:

@@ -4,7 +4,6 @@ from typing import Any
 
 import httpx2
 import pytest
-from tests.unit.client.fake_service import NAMED, Answer, Service, node, operation, page, problem
 
 from bmi.api.access import ProjectCreate, Role, TokenCreate
 from bmi.api.nodes import BmcCreate, Nic, NodeCreate, Provision
@@ -17,6 +16,7 @@ from bmi.client import (
     ProfileInvalid,
     Unreachable,
 )
+from tests.unit.client.fake_service import NAMED, Answer, Service, node, operation, page, problem
 
 
 def client(answer: Callable[[httpx2.Request], httpx2.Response]) -> Client:
@@ -30,6 +30,21 @@ def test_sends_token_and_body_and_returns_typed_answer(service: Service) -> None
     assert made.name == "blue"
     assert service.asked[0].token == "sesame"
     assert service.asked[0].body == {"name": "blue"}
+
+
+def test_proxy_of_the_environment_is_not_asked_for_this_host(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    service.on("GET", "/version", Answer({"version": "9.9"}))
+    with Client(service.url) as bmi:
+        assert bmi.version().version == "9.9"
+    # Elsewhere it is, so that the test says something.
+    with Client("http://bmi.invalid") as bmi, pytest.raises(Unreachable, match="connection refused"):
+        bmi.version()
 
 
 def test_version_needs_no_token(service: Service) -> None:

@@ -178,7 +178,7 @@ class Bridge:
         result, datapath_type = self._database.change(with_type)
         # Also when nothing changed: whoever changed it may have died before this.
         if self._vswitchd is not None:
-            self._vswitchd.flush_flows(datapath_type)
+            self._vswitchd.forget(self.name, datapath_type)
         return result
 
     def _row(self, tables: Any) -> Any:

@@ -25,20 +25,28 @@ class Vswitchd:
         self._timeout = timeout
         self._failure = failure
 
-    def flush_flows(self, datapath_type: str) -> None:
-        """Forget every cached decision about packets, so that each is made anew by the configuration.
+    def forget(self, bridge: str, datapath_type: str) -> None:
+        """Forget every decision made by an earlier configuration: what is cached of it, and what was learned.
 
         ovs-vswitchd reports a configuration as carried out when new packets are decided by it. What it
         decided before stays in its flow cache until it comes round to check it: with thousands of flows that
-        takes a tenth of a second, in which packets still reach the VLAN that their port has left.
+        takes a tenth of a second, in which packets still reach the VLAN that their port has left. And when it
+        drops a stale flow, it learns from the flow's last packets that the node is in its old VLAN: what is
+        sent to the node there would reach it for minutes.
 
         Args:
+            bridge: The bridge's name.
             datapath_type: The bridge's, as in the database.
 
         Raises:
             BmiError: Of the class given; nobody answers, or ovs-vswitchd refuses.
         """
         kind = datapath_type or "system"
+        # Megaflows are enabled anyway; this is the one command that stops the threads that look after the cache
+        # and empties it, so that nothing is learned from stale flows afterwards.
+        self._call("upcall/enable-megaflows")
+        self._call("fdb/flush", bridge)
+        # What was cached between these two may go by what was learned wrongly.
         self._call("dpctl/del-flows", f"{kind}@ovs-{kind}")
 
     def _call(self, method: str, *arguments: str) -> None:

@@ -1,7 +1,7 @@
 """Power over Redfish (DMTF DSP0266 and DSP2046), with `sushy`."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -9,7 +9,7 @@ import sushy
 
 from bmi.drivers import Site, parse_options
 from bmi.drivers.power import Bmc, BootDevice, PowerState
-from bmi.drivers.power.redfish_connection import Connection, RedfishOptions
+from bmi.drivers.power.redfish_connection import Connection, Lacking, RedfishOptions
 from bmi.drivers.power.redfish_quirks import boot_override, quirks_of
 from bmi.errors import BmcRefused, DeadlineExceeded
 from bmi.wait import wait_until
@@ -116,7 +116,7 @@ class RedfishPower:
 def _power_state(system: Any) -> PowerState:
     """Read the power state; a node that is about to change it has power."""
     if system.power_state is None:
-        raise sushy.exceptions.MissingAttributeError(attribute="PowerState", resource=system.path)
+        raise Lacking("reports no PowerState")
     return PowerState.OFF if system.power_state == sushy.SYSTEM_POWER_STATE_OFF else PowerState.ON
 
 
@@ -127,7 +127,9 @@ def _asked_to_switch(system: Any, wanted: PowerState) -> bool:
     if _power_state(system) is wanted:
         return True
     offered = system.get_allowed_reset_system_values()
-    chosen = next((reset for reset in _RESETS[wanted] if reset in offered), _RESETS[wanted][0])
+    chosen = next((reset for reset in _RESETS[wanted] if reset in offered), None)
+    if chosen is None:
+        raise Lacking(f"has no reset {_RESETS[wanted][0].value}, only {_words(offered)}")
     try:
         system.reset_system(chosen)
     except sushy.exceptions.HTTPError:
@@ -140,6 +142,9 @@ def _asked_to_switch(system: Any, wanted: PowerState) -> bool:
 
 def _choose(system: Any, target: Any) -> None:
     """Set the boot target, for every start if the controller can do that, else for the next one."""
+    offered = system.get_allowed_system_boot_source_values()
+    if target not in offered:
+        raise Lacking(f"has no boot target {target.value}, only {_words(offered)}")
     quirks = quirks_of(system)
     for enabled in quirks.enabled:
         try:
@@ -149,6 +154,10 @@ def _choose(system: Any, target: Any) -> None:
                 raise
         else:
             return
+
+
+def _words(values: Iterable[Any]) -> str:
+    return ", ".join(sorted(value.value for value in values)) or "none"
 
 
 def _described(system: Any) -> str:

@@ -1,5 +1,6 @@
 """One Redfish controller: logged in to when needed, asked one thing at a time, its failures in our words."""
 
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -34,6 +35,10 @@ class RedfishOptions(Options):
     """Whether a controller must show a certificate that can be trusted."""
     ca_file: Path | None = None
     """Certificates to trust, PEM; those that Python brings along if None."""
+
+
+class Lacking(Exception):
+    """The controller does not have what is needed; the text goes on from its name."""
 
 
 class Connection:
@@ -135,6 +140,10 @@ def _only_system(bmc: Bmc, root: Any) -> str:
 def _in_our_words(bmc: Bmc) -> Iterator[None]:
     try:
         yield
+    except Lacking as error:
+        raise _refused(
+            bmc, str(error), "update the BMC's firmware, or drive the node in another way"
+        ) from error
     except sushy.exceptions.ConnectionError as error:
         raise _no_connection(bmc, error) from error
     except sushy.exceptions.AccessError as error:
@@ -162,11 +171,15 @@ def _in_our_words(bmc: Bmc) -> Iterator[None]:
 
 def _no_connection(bmc: Bmc, error: BaseException) -> BmiError:
     causes = list(_causes(error))
-    if any(isinstance(cause, requests.exceptions.SSLError) for cause in causes):
+    if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
         return _refused(
             bmc,
             f"cannot be trusted: {_plain(causes)}",
             "name the certificate's issuer in the driver's option 'ca_file', or set 'verify_tls' to false",
+        )
+    if any(isinstance(cause, ssl.SSLError) for cause in causes):
+        return _refused(
+            bmc, f"does not speak TLS with us: {_plain(causes)}", "check that the address is an HTTPS service"
         )
     return BmcUnreachable(f"BMC {bmc.address} does not answer: {_plain(causes)}", next_step=_CHECK_REACH)
 

@@ -46,7 +46,7 @@ class TgtTarget:
         self._folder = site.state_dir / "target"
         self._locks = PortalLocks(self._folder)
         self._guard = threading.Lock()  # of what follows
-        self._watched: set[Process] = set()
+        self._watched: set[int] = set()  # process ids, which stay taken while somebody watches
         self._callbacks: list[Callable[[UUID], None]] = []
         for portal in self.portals():
             if process := self._server(portal).process():
@@ -171,21 +171,22 @@ class TgtTarget:
 
     def _end(self, server: TgtServer) -> None:
         """End a server so that its end surprises nobody."""
-        with self._guard:
-            self._watched.discard(server.process())
+        if process := server.process():
+            with self._guard:
+                self._watched.discard(process.pid)
         server.kill()
 
     def _watch(self, portal: UUID, process: Process) -> None:
         with self._guard:
-            if process in self._watched:
+            if process.pid in self._watched:
                 return
-            self._watched.add(process)
-        process.on_exit(lambda: self._ended(portal, process))
+            self._watched.add(process.pid)
+        process.on_exit(lambda: self._ended(portal, process.pid))
 
-    def _ended(self, portal: UUID, process: Process) -> None:
+    def _ended(self, portal: UUID, pid: int) -> None:
         with self._guard:
-            unasked = process in self._watched
-            self._watched.discard(process)
+            unasked = pid in self._watched
+            self._watched.discard(pid)
             callbacks = list(self._callbacks) if unasked else []
         for call in callbacks:
             call(portal)

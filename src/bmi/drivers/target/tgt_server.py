@@ -24,7 +24,8 @@ _NOBODY = "127.127.127.127"
 every address. No initiator looks here, and nothing else of this host does."""
 
 _START_DEADLINE = 10.0  # seconds; 20 ms on an idle machine
-_START_POLL = 0.005  # seconds
+_END_DEADLINE = 5.0  # seconds
+_POLL = 0.005  # seconds
 _LOG_LIMIT = 1 << 20  # bytes; a node that fails to log in adds a line each time
 _LOG_QUOTED = 300  # characters of the log's end that an error quotes
 _NAMESPACES = Path("/run/netns")  # where ip-netns(8) keeps them
@@ -48,9 +49,10 @@ class TgtServer:
         if pid is None:
             return None
         try:
-            return Process(pid, psutil.Process(pid).create_time())
+            process = Process(pid, psutil.Process(pid).create_time())
         except psutil.NoSuchProcess:
             return None
+        return process if process.alive() else None
 
     def start(self, namespace: str | None, *, threads: int) -> Process:
         """Start tgtd, listening where nobody looks.
@@ -62,23 +64,13 @@ class TgtServer:
         Raises:
             TargetError: It does not come up.
         """
-        self._end_unanswering()
+        self.kill()  # one that is recorded and does not answer, or is about to be gone
         offset = self._log_size()
+        # A socket's path has 107 bytes at the most (unix(7)): go by a short name in the folder.
+        command: list[str | Path] = ["env", "-C", self.folder, "tgtd"]
         try:
             process = processes.start(
-                # A socket's path has 107 bytes at the most (unix(7)): start in the folder and go by a short
-                # name.
-                [
-                    "env",
-                    "-C",
-                    self.folder,
-                    "tgtd",
-                    "-f",
-                    "-t",
-                    str(threads),
-                    "--iscsi",
-                    f"portal={_NOBODY}:0",
-                ],
+                [*command, "-f", "-t", str(threads), "--iscsi", f"portal={_NOBODY}:0"],
                 record=self._record,
                 log=self._log,
                 namespace=namespace,
@@ -149,6 +141,7 @@ class TgtServer:
                 process.stop(kill=True)
             except DeadlineExceeded as error:
                 raise TargetError(error.message, next_step=error.next_step) from error
+        self._wait_until_gone()
 
     def forget(self) -> None:
         """Remove everything of an ended server."""
@@ -156,10 +149,18 @@ class TgtServer:
 
     # --- starting ----------------------------------------------------------------------------------------
 
-    def _end_unanswering(self) -> None:
-        """End a server that is recorded and does not answer: nobody could fill it or take from it."""
-        if self.process() is None:
-            self.kill()
+    def _wait_until_gone(self) -> None:
+        """Wait until nobody listens any more: threads of a killed process hold its sockets after it is dead."""
+        try:
+            wait_until(
+                lambda: self.tgtd.pid() is None,
+                deadline=_END_DEADLINE,
+                what="the sockets of an ended tgtd to close",
+                next_step="its I/O hangs in the kernel: look into dmesg",
+                poll=_POLL,
+            )
+        except DeadlineExceeded as error:
+            raise TargetError(error.message, next_step=error.next_step) from error
 
     def _wait_until_ready(self, process: Process, offset: int) -> None:
         def ready() -> bool:
@@ -176,7 +177,7 @@ class TgtServer:
                 deadline=_START_DEADLINE,
                 what="tgtd to answer",
                 next_step=f"look into {self._log}",
-                poll=_START_POLL,
+                poll=_POLL,
             )
         except DeadlineExceeded as error:
             raise TargetError(error.message, next_step=error.next_step) from error

@@ -1,0 +1,125 @@
+"""The script that takes a node's iPXE to its disk, and does not leave it at a dead end.
+
+Only commands that Debian's iPXE of 2019 has; see https://ipxe.org/cmd.
+"""
+
+import re
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address
+
+from bmi.boot.dhcp_conf import check_url
+from bmi.errors import BadRequest
+
+_PATIENCE = (2, 4, 30)  # seconds: the first wait, what each wait is longer by, the longest; in whole steps
+_LUN_LIMIT = 0x3FFF  # RFC 7143, 4.6: what fits in one level of addressing
+_NAME = re.compile(r"(iqn|eui|naa)\.[a-z0-9.:-]{1,219}", re.ASCII)
+_WORD = re.compile(r"[A-Za-z0-9._:-]{1,64}", re.ASCII)
+_UNSAFE = re.compile(r"[^A-Za-z0-9 .,:;/()'_-]", re.ASCII)
+
+
+@dataclass(frozen=True)
+class BootTarget:
+    """A disk, and how a node proves that it may have it."""
+
+    address: IPv4Address
+    """Of the portal, as is the port."""
+    port: int
+    iqn: str
+    initiator: str
+    username: str
+    password: str = field(repr=False)
+    script_url: str = field(repr=False)
+    """Where this very script comes from."""
+    lun: int = 1
+
+
+def render(target: BootTarget) -> str:
+    """Return the script that boots a disk.
+
+    When that fails the node says why on its console, waits a little longer each time, and fetches the script
+    again, so that it follows what changed in the meantime.
+
+    Raises:
+        BadRequest: A value would not be safe in a script.
+    """
+    portal = f"{target.address}:{target.port}"
+    return _script(
+        # What an attempt before this one left: without it the drive's number is taken.
+        "clear keep-san",
+        "sanunhook --drive 0x80 ||",
+        # The operating system takes the connection over by the table (iBFT) that iPXE leaves behind.
+        "set keep-san 1",
+        f"set initiator-iqn {_checked(_NAME, target.initiator, 'initiator name')}",
+        f"set username {_checked(_WORD, target.username, 'user name')}",
+        f"set password {_checked(_WORD, target.password, 'password')}",
+        f"echo BMI: booting from {portal}",
+        f"sanboot --keep {_uri(target)} ||",
+        f"echo BMI: cannot boot from {portal}: error ${{errno}}",
+        *_wait_and_fetch(target.script_url),
+    )
+
+
+def render_wait(reason: str, script_url: str) -> str:
+    """Return the script of a node that has nothing to boot yet: it asks again and again.
+
+    Args:
+        reason: Said on the node's console.
+        script_url: Where the script comes from.
+
+    Raises:
+        BadRequest: The URL would not be safe in a script.
+    """
+    return _script(f"echo BMI: {_spoken(reason)}", *_wait_and_fetch(script_url))
+
+
+def render_exit(reason: str) -> str:
+    """Return the script of a node that is to go on with its firmware's next boot device.
+
+    Args:
+        reason: Said on the node's console.
+    """
+    return _script(f"echo BMI: {_spoken(reason)}", "exit")
+
+
+def _wait_and_fetch(url: str) -> list[str]:
+    first, step, last = _PATIENCE
+    return [
+        # Settings outlive the script, so the next one waits longer.
+        f"isset ${{bmi-wait}} || set bmi-wait:int32 {first}",
+        ":fetch",
+        "echo BMI: asking again in ${bmi-wait} s",
+        "sleep ${bmi-wait}",
+        f"iseq ${{bmi-wait}} {last} || inc bmi-wait {step}",
+        f"chain --replace --autofree {check_url(url)} ||",
+        "echo BMI: the boot script cannot be fetched: error ${errno}",
+        "goto fetch",
+    ]
+
+
+def _uri(target: BootTarget) -> str:
+    """Return the target as iPXE wants it (RFC 4173): the LUN is hexadecimal."""
+    if not 0 < target.port < 65536 or not 0 <= target.lun <= _LUN_LIMIT:
+        raise BadRequest(
+            f"port {target.port} or LUN {target.lun} is out of range", next_step="correct the settings"
+        )
+    return (
+        f"iscsi:{target.address}::{target.port}:{target.lun:x}:{_checked(_NAME, target.iqn, 'target name')}"
+    )
+
+
+def _checked(form: re.Pattern[str], value: str, what: str) -> str:
+    if not form.fullmatch(value):
+        raise BadRequest(
+            f"the {what} cannot be used in a boot script", next_step="report this as a bug of BMI"
+        )
+    return value
+
+
+def _spoken(text: str) -> str:
+    """Return a text that iPXE prints as it is: no line's end, no settings, no options."""
+    words = _UNSAFE.sub("?", text).split()
+    return " ".join(word.lstrip("-") for word in words)
+
+
+def _script(*lines: str) -> str:
+    return "\n".join(("#!ipxe", *lines)) + "\n"

@@ -1,0 +1,160 @@
+"""The small volume beside a node's disk that tells it who it is.
+
+An ISO 9660 file system labelled `cidata`, as cloud-init's data source NoCloud looks for it:
+
+    meta-data, user-data, vendor-data, network-config    for cloud-init
+    bmi/hostname, bmi/authorized_keys,                   the same for images without cloud-init, which read it
+    bmi/phone-home-url, bmi/instance-id                  with a few lines of shell
+
+Source: https://cloudinit.readthedocs.io/en/latest/reference/datasources/nocloud.html
+"""
+
+import base64
+import binascii
+import io
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pycdlib
+import yaml
+
+from bmi.boot.dhcp_conf import check_mac, check_url
+from bmi.boot.hostname import check_hostname
+from bmi.boot.iso_dates import fix_dates
+from bmi.errors import BadRequest
+
+_LABEL = "cidata"
+_KEYS_AT_MOST = 64
+_KEY_LENGTH = 4096  # characters; an RSA key of 16,384 bits has 2,800
+_USER_DATA_SIZE = 256 * 1024  # bytes
+_PHONE_HOME_TRIES = 10  # cloud-init waits longer and longer between them
+
+_INSTANCE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
+_KEY_TYPE = re.compile(
+    r"ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(256|384|521)|sk-(ssh-ed25519|ecdsa-sha2-nistp256)@openssh\.com",
+    re.ASCII,
+)
+
+
+@dataclass(frozen=True)
+class SeedContent:
+    """What a node is told."""
+
+    instance_id: str
+    """When it differs from the last one seen, cloud-init sets the system up anew."""
+    hostname: str
+    ssh_keys: tuple[str, ...]
+    """Public keys, each as in a line of authorized_keys without options."""
+    user_data: str | None = field(repr=False)
+    """What the tenant has for cloud-init, as it is."""
+    phone_home_url: str = field(repr=False)
+    mac: str
+    """Of the card that the node boots over, and that carries its disk."""
+
+
+def build_seed(content: SeedContent) -> bytes:
+    """Return the volume: the same bytes for the same content.
+
+    Raises:
+        BadRequest: A value cannot be used.
+    """
+    user_data = _check_user_data(content.user_data)
+    keys = [_check_key(number, key) for number, key in enumerate(_check_count(content.ssh_keys), 1)]
+    hostname, url, mac = (
+        check_hostname(content.hostname),
+        check_url(content.phone_home_url),
+        check_mac(content.mac),
+    )
+    instance_id = _check_instance_id(content.instance_id)
+    meta_data = {"instance-id": instance_id, "local-hostname": hostname, "public-keys": keys}
+    # In the vendor's part, so that the tenant's stays as it is; what the tenant says about phone_home wins.
+    vendor_data = {"phone_home": {"url": url, "post": "all", "tries": _PHONE_HOME_TRIES}}
+    # The card carries the root file system: it must stay up until the very end (cloud-init issue 6915).
+    card = {"match": {"macaddress": mac}, "dhcp4": True, "critical": True}
+    network_config = {"version": 2, "ethernets": {"boot": card}}
+    return _iso(
+        {
+            "meta-data": _yaml(meta_data),
+            "user-data": user_data,
+            "vendor-data": b"#cloud-config\n" + _yaml(vendor_data),
+            "network-config": _yaml(network_config),
+        },
+        {
+            "hostname": f"{hostname}\n".encode(),
+            "authorized_keys": "".join(f"{key}\n" for key in keys).encode(),
+            "phone-home-url": f"{url}\n".encode(),
+            "instance-id": f"{instance_id}\n".encode(),
+        },
+    )
+
+
+def _check_user_data(text: str | None) -> bytes:
+    try:
+        data = b"#cloud-config\n{}\n" if text is None else text.encode()
+    except UnicodeEncodeError as error:
+        raise BadRequest("user data is no Unicode text", next_step="send it as UTF-8") from error
+    if len(data) > _USER_DATA_SIZE:
+        raise BadRequest(
+            f"user data has {len(data)} bytes",
+            next_step=f"keep it below {_USER_DATA_SIZE}: let it fetch what is large",
+        )
+    return data
+
+
+def _check_count(keys: tuple[str, ...]) -> tuple[str, ...]:
+    if len(keys) > _KEYS_AT_MOST:
+        raise BadRequest(f"{len(keys)} SSH keys are too many", next_step=f"give at most {_KEYS_AT_MOST}")
+    return keys
+
+
+def _check_key(number: int, key: str) -> str:
+    """Return a public key on one line. The error does not repeat it: it may be a private one."""
+    words = key.strip().split(" ", 2)
+    if (
+        len(key) <= _KEY_LENGTH
+        and key.strip().isprintable()
+        and len(words) >= 2
+        and _KEY_TYPE.fullmatch(words[0])
+        and _names_itself(words[1], words[0])
+    ):
+        return key.strip()
+    raise BadRequest(
+        f"SSH key number {number} is no public key",
+        next_step='give one line of a .pub file, which begins like "ssh-ed25519 AAAA"',
+    )
+
+
+def _names_itself(blob: str, type: str) -> bool:
+    """Say whether a key's body begins with its type, as RFC 4253, section 6.6 has it."""
+    try:
+        data = base64.b64decode(blob, validate=True)
+    except (binascii.Error, ValueError):
+        return False
+    return data.startswith(len(type).to_bytes(4, "big") + type.encode())
+
+
+def _check_instance_id(id: str) -> str:
+    if not _INSTANCE_ID.fullmatch(id):
+        raise BadRequest(f"{id[:64]!r} is no instance id", next_step="use letters, digits, dots and hyphens")
+    return id
+
+
+def _yaml(data: Mapping[str, Any]) -> bytes:
+    return yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True).encode()
+
+
+def _iso(files: Mapping[str, bytes], bmi_files: Mapping[str, bytes]) -> bytes:
+    iso = pycdlib.PyCdlib()
+    iso.new(interchange_level=3, vol_ident=_LABEL, joliet=3, rock_ridge="1.09")
+    iso.add_directory("/BMI", rr_name="bmi", joliet_path="/bmi")
+    paths = {name: f"/{name}" for name in files} | {name: f"/bmi/{name}" for name in bmi_files}
+    for number, (name, data) in enumerate({**files, **bmi_files}.items()):
+        # Only readers that know neither Rock Ridge nor Joliet see the short name.
+        short = f"{paths[name].removesuffix(name).upper()}FILE{number}.;1"
+        iso.add_fp(io.BytesIO(data), len(data), short, rr_name=name, joliet_path=paths[name])
+    output = io.BytesIO()
+    iso.write_fp(output)
+    iso.close()
+    return fix_dates(output.getvalue())

@@ -1,0 +1,339 @@
+"""What every power driver must do. A further driver is one more `Bench` and one more word in `DRIVERS`."""
+
+import shutil
+import socket
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from bmi.drivers import Site, load
+from bmi.drivers.power import Bmc, BootDevice, Power, PowerState
+from bmi.errors import BmcRefused, BmcUnreachable, BmiError
+from bmi.lab.bmc import Controllers
+from bmi.lab.node import VirtualNode
+from bmi.lab.testing import controllers, power_only
+
+DRIVERS = ["redfish", "memory"]
+PASSWORD = "an unusual word"
+
+
+class Bench(ABC):
+    """A driver, the controllers of two nodes, and a look at the nodes that does not go through the driver."""
+
+    name: str
+    options: dict[str, Any]
+    bmcs: list[Bmc]
+    unreachable: Bmc
+
+    def __init__(self, folder: Path) -> None:
+        self.site = Site(folder / "state", "0badcafe")
+
+    def driver(self) -> Power:
+        """Return a new driver object."""
+        made: Power = load("power", self.name, self.options, self.site)
+        return made
+
+    @abstractmethod
+    def runs(self, bmc: Bmc) -> int | None:
+        """Say which run of the node this is, the same number as long as it has power; None without power."""
+
+    @abstractmethod
+    def boots_from(self, bmc: Bmc) -> BootDevice: ...
+
+    @abstractmethod
+    def restart(self) -> None:
+        """Restart the controllers, not the nodes."""
+
+
+class RedfishBench(Bench):
+    """The lab's controllers over real machines."""
+
+    name = "redfish"
+    options: dict[str, Any] = {"timeout": 20}
+
+    def __init__(self, folder: Path, served: Controllers) -> None:
+        super().__init__(folder)
+        self._served = served
+        self.bmcs = list(served.bmcs().values())
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.unreachable = replace(self.bmcs[0], address=f"http://127.0.0.1:{free.getsockname()[1]}")
+
+    def runs(self, bmc: Bmc) -> int | None:
+        node = self._node(bmc)
+        found = [
+            process.pid
+            for process in psutil.process_iter(["cmdline"])
+            if str(node.spec.id) in (process.info["cmdline"] or [])
+        ]
+        assert len(found) <= 1
+        return found[0] if found else None
+
+    def boots_from(self, bmc: Bmc) -> BootDevice:
+        return self._node(bmc).boot_device()
+
+    def restart(self) -> None:
+        self._served.stop()
+        ports = [int(bmc.address.rpartition(":")[2]) for bmc in self.bmcs]
+        endpoints = zip(self._served.config.endpoints, ports, strict=True)
+        same = tuple(replace(endpoint, port=port) for endpoint, port in endpoints)
+        self._served.config = replace(self._served.config, endpoints=same)
+        self._served.start()
+
+    def _node(self, bmc: Bmc) -> VirtualNode:
+        return self._served.config.nodes()[self.bmcs.index(bmc)]
+
+
+class MemoryBench(Bench):
+    name = "memory"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.bmcs = [Bmc(f"https://bmc-{number}.example/a b", "operator", PASSWORD) for number in (1, 2)]
+        self.unreachable = Bmc("https://down.example", "operator", PASSWORD)
+        self.options = {"password": PASSWORD, "unreachable": [self.unreachable.address]}
+
+    def runs(self, bmc: Bmc) -> int | None:
+        return 1 if self.driver().state(bmc) is PowerState.ON else None
+
+    def boots_from(self, bmc: Bmc) -> BootDevice:
+        from bmi.drivers.power.memory import MemoryPower
+
+        return MemoryPower(self.options, self.site).boots_from(bmc)
+
+    def restart(self) -> None:
+        """Nothing runs."""
+
+
+@contextmanager
+def bench_of(name: str, folder: Path) -> Iterator[Bench]:
+    if name == "memory":
+        yield MemoryBench(folder)
+        return
+    with controllers(folder, power_only(2)) as served:
+        yield RedfishBench(folder, served)
+
+
+@pytest.fixture(scope="module", params=DRIVERS)
+def shared(request: pytest.FixtureRequest) -> Iterator[Bench]:
+    folder = Path(tempfile.mkdtemp(prefix="bmi-power-"))  # short, for Unix sockets
+    try:
+        with bench_of(request.param, folder) as made:
+            yield made
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def bench(shared: Bench) -> Iterator[Bench]:
+    """The controllers with both nodes off."""
+    yield shared
+    with driving(shared) as power:
+        for bmc in shared.bmcs:
+            power.off(bmc)
+
+
+@contextmanager
+def driving(bench: Bench) -> Iterator[Power]:
+    made = bench.driver()
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def power(bench: Bench) -> Iterator[Power]:
+    with driving(bench) as made:
+        yield made
+
+
+@pytest.fixture
+def bmc(bench: Bench) -> Bmc:
+    return bench.bmcs[0]
+
+
+VERBS: dict[str, Callable[[Power, Bmc], Any]] = {
+    "state": lambda power, bmc: power.state(bmc),
+    "on": lambda power, bmc: power.on(bmc),
+    "off": lambda power, bmc: power.off(bmc),
+    "boot_from": lambda power, bmc: power.boot_from(bmc, BootDevice.NETWORK),
+}
+verbs = pytest.mark.parametrize("verb", list(VERBS))
+
+
+def test_a_node_is_off_until_it_is_switched_on(bench: Bench, power: Power, bmc: Bmc) -> None:
+    assert power.state(bmc) is PowerState.OFF
+    assert bench.runs(bmc) is None
+
+
+def test_on_returns_when_the_node_has_power(bench: Bench, power: Power, bmc: Bmc) -> None:
+    power.on(bmc)
+    assert bench.runs(bmc)
+    assert power.state(bmc) is PowerState.ON
+
+
+def test_on_leaves_a_node_that_is_on_alone(bench: Bench, power: Power, bmc: Bmc) -> None:
+    power.on(bmc)
+    run = bench.runs(bmc)
+    power.on(bmc)
+    assert bench.runs(bmc) == run
+
+
+def test_off_returns_when_the_node_has_no_power(bench: Bench, power: Power, bmc: Bmc) -> None:
+    power.on(bmc)
+    power.off(bmc)
+    assert bench.runs(bmc) is None
+    assert power.state(bmc) is PowerState.OFF
+
+
+def test_off_can_be_repeated(power: Power, bmc: Bmc) -> None:
+    power.off(bmc)
+    power.off(bmc)
+    assert power.state(bmc) is PowerState.OFF
+
+
+def test_a_node_can_be_cycled_again_and_again(bench: Bench, power: Power, bmc: Bmc) -> None:
+    for _ in range(3):
+        power.on(bmc)
+        assert bench.runs(bmc)
+        power.off(bmc)
+        assert bench.runs(bmc) is None
+
+
+def test_one_node_leaves_the_other_alone(bench: Bench, power: Power) -> None:
+    first, second = bench.bmcs
+    power.on(first)
+    assert power.state(second) is PowerState.OFF
+    power.on(second)
+    power.off(first)
+    assert power.state(second) is PowerState.ON
+    assert bench.runs(second)
+
+
+def test_boot_from_is_kept(bench: Bench, power: Power, bmc: Bmc) -> None:
+    for device in [BootDevice.NETWORK, BootDevice.DISK, BootDevice.NETWORK]:
+        power.boot_from(bmc, device)
+        assert bench.boots_from(bmc) is device
+        power.boot_from(bmc, device)
+        assert bench.boots_from(bmc) is device
+
+
+def test_boot_from_survives_a_power_cycle(bench: Bench, power: Power, bmc: Bmc) -> None:
+    power.boot_from(bmc, BootDevice.NETWORK)
+    power.on(bmc)
+    power.off(bmc)
+    assert bench.boots_from(bmc) is BootDevice.NETWORK
+
+
+def test_boot_from_does_not_switch(bench: Bench, power: Power, bmc: Bmc) -> None:
+    power.boot_from(bmc, BootDevice.DISK)
+    assert bench.runs(bmc) is None
+    power.on(bmc)
+    run = bench.runs(bmc)
+    power.boot_from(bmc, BootDevice.NETWORK)
+    assert bench.runs(bmc) == run
+
+
+def test_another_driver_object_sees_the_same(bench: Bench, power: Power, bmc: Bmc) -> None:
+    power.on(bmc)
+    with driving(bench) as other:
+        assert other.state(bmc) is PowerState.ON
+        other.off(bmc)
+    assert power.state(bmc) is PowerState.OFF
+
+
+@verbs
+def test_a_controller_that_does_not_answer_is_reported_at_once(
+    bench: Bench, power: Power, verb: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    began = time.monotonic()
+    with pytest.raises(BmcUnreachable, match=bench.unreachable.address) as failure:
+        VERBS[verb](power, bench.unreachable)
+    assert time.monotonic() - began < 2
+    assert failure.value.transient
+    assert_secret(bench.unreachable.password, failure.value, caplog)
+
+
+@verbs
+def test_a_wrong_password_is_refused(
+    bench: Bench, power: Power, bmc: Bmc, verb: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    before = bench.boots_from(bmc)
+    with pytest.raises(BmcRefused, match=bmc.address) as failure:
+        VERBS[verb](power, replace(bmc, password="open sesame"))
+    assert not failure.value.transient
+    assert bmc.username in failure.value.message
+    assert_secret("open sesame", failure.value, caplog)
+    assert bench.runs(bmc) is None
+    assert bench.boots_from(bmc) is before
+
+
+def test_a_password_is_never_logged(power: Power, bmc: Bmc, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    power.on(bmc)
+    power.off(bmc)
+    assert bmc.password not in caplog.text
+    assert bmc.password not in repr(bmc)
+
+
+def test_a_connection_serves_only_who_knows_the_password(power: Power, bmc: Bmc) -> None:
+    assert power.state(bmc) is PowerState.OFF
+    with pytest.raises(BmcRefused):
+        power.state(replace(bmc, password="open sesame"))
+    assert power.state(bmc) is PowerState.OFF
+
+
+def test_a_restarted_controller_is_found_again(bench: Bench, power: Power, bmc: Bmc) -> None:
+    power.on(bmc)
+    run = bench.runs(bmc)
+    bench.restart()
+    assert bench.runs(bmc) == run
+    assert power.state(bmc) is PowerState.ON
+    bench.restart()
+    power.off(bmc)
+    assert bench.runs(bmc) is None
+
+
+def test_nodes_are_switched_side_by_side(bench: Bench, power: Power) -> None:
+    def cycle(bmc: Bmc) -> None:
+        for _ in range(4):
+            power.on(bmc)
+            assert bench.runs(bmc)
+            power.boot_from(bmc, BootDevice.NETWORK)
+            power.off(bmc)
+            assert bench.runs(bmc) is None
+            power.boot_from(bmc, BootDevice.DISK)
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(cycle, bench.bmcs))
+
+
+def test_many_callers_may_ask_for_the_same(bench: Bench, power: Power, bmc: Bmc) -> None:
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(lambda _: power.on(bmc), range(6)))
+        run = bench.runs(bmc)  # fails if there are two
+        assert run
+        list(pool.map(lambda _: power.state(bmc), range(6)))
+        assert bench.runs(bmc) == run
+        list(pool.map(lambda _: power.off(bmc), range(6)))
+    assert bench.runs(bmc) is None
+
+
+def assert_secret(password: str, failure: BmiError, caplog: pytest.LogCaptureFixture) -> None:
+    assert password not in str(failure)
+    assert password not in caplog.text
+    cause: BaseException | None = failure
+    while cause is not None:
+        assert password not in str(cause)
+        cause = cause.__cause__ or cause.__context__

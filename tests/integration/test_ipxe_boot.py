@@ -1,0 +1,174 @@
+"""Real iPXE, from its first DHCP request to its boot script: dnsmasq, the HTTP server and the script together."""
+
+import contextlib
+import os
+import queue
+import secrets
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Interface
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+
+from bmi import netns
+from bmi.boot.dhcp_log import Kind
+from bmi.boot.dnsmasq import BootHost, Dnsmasq
+from bmi.boot.listen import NodeHttp
+from bmi.boot.script import BootTarget, render
+from bmi.drivers import Site
+from bmi.drivers.leg import Leg
+from bmi.ids import new_id
+from bmi.run import run
+from bmi.wait import wait_until
+
+MAC = "52:54:00:66:00:01"
+GATEWAY = IPv4Interface("10.66.0.254/24")
+ADDRESS = IPv4Address("10.66.0.1")
+PORT = 8080
+POWER_ON_TO_SCRIPT = 60.0  # seconds; 6 on an idle machine without KVM
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: run as root")
+
+
+@dataclass
+class Yard:
+    """A gateway's leg with everything that serves nodes, and a cable to plug a node in."""
+
+    folder: Path
+    leg: Leg
+    nodes: str
+    dnsmasq: Dnsmasq
+    http: NodeHttp
+    fetched: queue.Queue[str] = field(default_factory=queue.Queue)
+    target: BootTarget | None = None
+
+    def application(self, _network: UUID) -> Starlette:
+        def script(request: Request) -> PlainTextResponse:
+            self.fetched.put(request.path_params["token"])
+            assert self.target is not None
+            return PlainTextResponse(render(self.target))
+
+        return Starlette(routes=[Route("/boot/{token}/script.ipxe", script)])
+
+    def url(self, token: str) -> str:
+        return f"http://{GATEWAY.ip}:{PORT}/boot/{token}/script.ipxe"
+
+    def offer(self, token: str) -> None:
+        """Serve the node with a script that leads to a portal where nobody listens."""
+        self.target = BootTarget(
+            address=GATEWAY.ip,
+            port=3260,
+            iqn="iqn.2026-01.internal.bmi:disk",
+            initiator="iqn.2026-01.internal.bmi:node",
+            username="someone",
+            password="0123456789abcdef",
+            script_url=self.url(token),
+        )
+        self.dnsmasq.serve(self.leg, [BootHost(UUID(int=1), MAC, ADDRESS, "node-1", self.url(token))])
+
+    @contextlib.contextmanager
+    def power_on(self, firmware: str) -> Iterator[Path]:
+        """Run a machine whose card has the option ROM given, and yield the file that its console goes to."""
+        console = self.folder / "console"
+        machine = [
+            "qemu-system-x86_64 -accel tcg -m 256 -nodefaults -no-user-config -display none -vga none",
+            "-boot order=n,reboot-timeout=3000",
+            f"-serial file:{console}",
+            "-netdev tap,id=n0,ifname=tap0,script=no,downscript=no,vnet_hdr=off",
+            # Without an option ROM UEFI's own driver and PXE client serve the card; SeaBIOS has none.
+            f"-device virtio-net-pci,netdev=n0,mac={MAC}" + (",romfile=" if firmware == "uefi" else ""),
+        ]
+        words = " ".join([*machine, *self._firmware(firmware)]).split(" ")
+        process = subprocess.Popen(["ip", "netns", "exec", self.nodes, *words], stderr=subprocess.PIPE)
+        try:
+            yield console
+        finally:
+            process.kill()
+            assert process.communicate()[1] == b""
+
+    def _firmware(self, kind: str) -> list[str]:
+        if kind == "bios":
+            return ["-machine pc,graphics=off"]
+        shutil.copy("/usr/share/OVMF/OVMF_VARS_4M.fd", self.folder / "vars.fd")
+        return [
+            "-machine q35",
+            "-drive if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd",
+            f"-drive if=pflash,format=raw,file={self.folder / 'vars.fd'}",
+        ]
+
+
+@pytest.fixture
+def yard(tmp_path: Path) -> Iterator[Yard]:
+    word = secrets.token_hex(3)
+    gateway, nodes = f"bt-{word}-g", f"bt-{word}-n"
+    run_dir = Path(f"/run/bmi-test-{word}")
+    leg = Leg(new_id(), 101, GATEWAY, gateway, "eth0")
+    dnsmasq = Dnsmasq(Site(tmp_path, "0badcafe"), run_dir=run_dir)
+    http = NodeHttp(lambda network: made.application(network))
+    made = Yard(tmp_path, leg, nodes, dnsmasq, http)
+    try:
+        netns.create(gateway)
+        netns.create(nodes)
+        run(["ip", "link", "add", "eth0", "netns", gateway, "type", "veth", "peer", "eth0", "netns", nodes])
+        run(["ip", "-n", gateway, "addr", "add", str(leg.address), "dev", "eth0"])
+        run(["ip", "-n", gateway, "addr", "add", "fd00:66::1/64", "dev", "eth0", "nodad"])
+        run(["ethtool", "-K", "eth0", "tx", "off"], namespace=gateway)  # a tap carries no half-made checksums
+        run(["ip", "-n", nodes, "link", "add", "br0", "type", "bridge"])
+        run(["ip", "-n", nodes, "tuntap", "add", "dev", "tap0", "mode", "tap"])
+        for port in ("eth0", "tap0"):
+            run(["ip", "-n", nodes, "link", "set", port, "master", "br0", "up"])
+        run(["ip", "-n", nodes, "link", "set", "br0", "up"])
+        run(["ip", "-n", gateway, "link", "set", "eth0", "up"])
+        http.serve(leg.network, gateway, GATEWAY.ip, PORT)
+        yield made
+    finally:
+        http.close()
+        dnsmasq.stop(leg.network)
+        netns.delete(gateway)
+        netns.delete(nodes)
+        shutil.rmtree(run_dir, ignore_errors=True)
+
+
+def test_a_node_fetches_its_script_and_follows_a_change(yard: Yard) -> None:
+    yard.offer("first")
+    started = time.monotonic()
+    with yard.power_on("bios") as console:
+        assert yard.fetched.get(timeout=POWER_ON_TO_SCRIPT) == "first"
+        print(time.monotonic() - started)
+        yard.offer("second")
+        # The script in the node still has the old address; what it fetches there has the new one.
+        assert yard.fetched.get(timeout=POWER_ON_TO_SCRIPT) == "first"
+        assert yard.fetched.get(timeout=POWER_ON_TO_SCRIPT) == "second"
+        wait_until(
+            lambda: console.read_bytes().count(b"BMI: cannot boot from 10.66.0.254:3260") >= 2,
+            deadline=POWER_ON_TO_SCRIPT,
+            what="the node to say what is wrong",
+            next_step="",
+        )
+        print(time.monotonic() - started)
+        print(console.read_bytes().decode())
+    kinds = [(event.kind, event.detail) for event in yard.dnsmasq.events(yard.leg.network)]
+    assert (Kind.ACK, "iPXE") in kinds
+    print(kinds)
+
+
+def test_uefi_loads_ipxe_over_tftp(yard):
+    yard.offer("first")
+    started = time.monotonic()
+    with yard.power_on("uefi") as console:
+        try:
+            assert yard.fetched.get(timeout=150) == "first"
+        finally:
+            print(time.monotonic() - started)
+            print(console.read_bytes().decode(errors="replace"))
+            kinds = [(event.kind, event.detail) for event in yard.dnsmasq.events(yard.leg.network)]
+            print(kinds)

@@ -1,0 +1,363 @@
+"""The Redfish driver with controllers that have their own ways. What all drivers do is in the contract suite."""
+
+import datetime as dt
+import ipaddress
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from bmi.drivers import Site
+from bmi.drivers.power import Bmc, BootDevice, PowerState
+from bmi.drivers.power.redfish import RedfishPower
+from bmi.errors import BmcRefused, BmcUnreachable, SettingsInvalid
+from tests.unit.drivers.power.board import PASSWORD, RESET, SETTINGS, SYSTEM, USERNAME, Board, serving
+
+SHORT = 0.5  # seconds that a test waits for what will not happen
+
+Serve = Callable[..., Bmc]
+Drive = Callable[..., RedfishPower]
+
+
+@pytest.fixture
+def drive(tmp_path: Path) -> Iterator[Drive]:
+    with ExitStack() as stack:
+
+        def make(**options: object) -> RedfishPower:
+            made = RedfishPower({"timeout": 5, **options}, Site(tmp_path, "0badcafe"))
+            stack.callback(made.close)
+            return made
+
+        yield make
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    with ExitStack() as stack:
+
+        def start(board: Board, certificate: Path | None = None) -> Bmc:
+            stack.enter_context(serving(board, certificate))
+            return Bmc(board.address, USERNAME, PASSWORD)
+
+        yield start
+
+
+# --- power -----------------------------------------------------------------------------------------------
+
+
+def test_a_power_order_that_is_taken_and_ignored_is_found_out(serve: Serve, drive: Drive) -> None:
+    bmc = serve(Board(ignores_power=True))
+    with pytest.raises(BmcRefused, match=r"after 0\.5 s still reports power Off"):
+        drive(timeout=SHORT).on(bmc)
+
+
+def test_on_waits_until_the_power_is_there(serve: Serve, drive: Drive) -> None:
+    board = Board(hesitates=3)
+    drive().on(serve(board))
+    assert board.power == "On"
+    assert board.changes(RESET) == [{"ResetType": "On"}]
+
+
+def test_on_waits_until_a_node_has_gone_down(serve: Serve, drive: Drive) -> None:
+    board = Board(power="PoweringOff", _coming="Off", hesitates=2)
+    drive().on(serve(board))
+    assert board.power == "On"
+
+
+def test_off_does_not_wait_for_a_node_that_comes_up(serve: Serve, drive: Drive) -> None:
+    board = Board(power="PoweringOn")
+    drive().off(serve(board))
+    assert board.changes(RESET) == [{"ResetType": "ForceOff"}]
+
+
+@pytest.mark.parametrize("word", ["On", "PoweringOn", "PoweringOff", "Paused"])
+def test_a_node_in_between_has_power(serve: Serve, drive: Drive, word: str) -> None:
+    assert drive().state(serve(Board(power=word))) is PowerState.ON
+
+
+def test_a_controller_without_a_power_state_is_refused(serve: Serve, drive: Drive) -> None:
+    with pytest.raises(BmcRefused, match="PowerState"):
+        drive().state(serve(Board(power=None)))
+
+
+def test_an_order_refused_as_a_repetition_is_fine_when_the_power_is_there(serve: Serve, drive: Drive) -> None:
+    board = Board(_coming="On", hesitates=1, refuses_repetition=True)
+    drive().on(serve(board))
+    assert board.power == "On"
+
+
+def test_force_on_is_taken_where_it_is_all_there_is(serve: Serve, drive: Drive) -> None:
+    board = Board(resets=("ForceOn", "ForceOff"))
+    drive().on(serve(board))
+    assert board.changes(RESET) == [{"ResetType": "ForceOn"}]
+
+
+def test_a_controller_that_cannot_switch_off_is_refused(serve: Serve, drive: Drive) -> None:
+    with pytest.raises(BmcRefused, match="has no reset ForceOff, only On"):
+        drive().off(serve(Board(power="On", resets=("On",))))
+
+
+# --- what to boot from -----------------------------------------------------------------------------------
+
+
+def test_the_boot_target_is_set_for_every_start_and_nothing_else_is_sent(serve: Serve, drive: Drive) -> None:
+    board = Board()
+    drive().boot_from(serve(board), BootDevice.NETWORK)
+    assert board.changes(SYSTEM) == [
+        {"Boot": {"BootSourceOverrideTarget": "Pxe", "BootSourceOverrideEnabled": "Continuous"}}
+    ]
+
+
+def test_a_boot_target_that_is_set_is_not_set_again(serve: Serve, drive: Drive) -> None:
+    board, power = Board(), drive()
+    bmc = serve(board)
+    power.boot_from(bmc, BootDevice.NETWORK)
+    power.boot_from(bmc, BootDevice.NETWORK)
+    assert len(board.changes(SYSTEM)) == 1
+
+
+def test_a_boot_target_for_one_start_is_set_again(serve: Serve, drive: Drive) -> None:
+    board = Board(boot={"BootSourceOverrideTarget": "Pxe", "BootSourceOverrideEnabled": "Once"})
+    drive().boot_from(serve(board), BootDevice.NETWORK)
+    assert board.boot["BootSourceOverrideEnabled"] == "Continuous"
+
+
+def test_once_is_taken_where_continuous_is_refused(serve: Serve, drive: Drive) -> None:
+    board = Board(refuses_continuous=True)
+    drive().boot_from(serve(board), BootDevice.NETWORK)
+    assert board.boot["BootSourceOverrideTarget"] == "Pxe"
+    assert board.boot["BootSourceOverrideEnabled"] == "Once"
+
+
+def test_continuous_is_not_tried_where_it_is_not_offered(serve: Serve, drive: Drive) -> None:
+    board = Board(refuses_continuous=True)
+    board.boot["BootSourceOverrideEnabled@Redfish.AllowableValues"] = ["Disabled", "Once"]
+    drive().boot_from(serve(board), BootDevice.DISK)
+    assert [body["Boot"]["BootSourceOverrideEnabled"] for body in board.changes(SYSTEM)] == ["Once"]
+
+
+def test_a_boot_order_that_is_taken_and_ignored_is_found_out(serve: Serve, drive: Drive) -> None:
+    bmc = serve(Board(ignores_boot=True))
+    with pytest.raises(BmcRefused, match=r"to boot from Pxe .* boot override None \(Disabled\)"):
+        drive(timeout=SHORT).boot_from(bmc, BootDevice.NETWORK)
+
+
+def test_a_target_that_the_controller_does_not_have_is_refused(serve: Serve, drive: Drive) -> None:
+    board = Board()
+    board.boot["BootSourceOverrideTarget@Redfish.AllowableValues"] = ["None", "Hdd"]
+    with pytest.raises(BmcRefused, match="has no boot target Pxe, only Hdd, None"):
+        drive().boot_from(serve(board), BootDevice.NETWORK)
+
+
+def test_supermicro_gets_its_boot_mode_back(serve: Serve, drive: Drive) -> None:
+    board = Board(manufacturer="Supermicro", needs_mode=True)
+    board.boot["BootSourceOverrideMode"] = "UEFI"
+    drive().boot_from(serve(board), BootDevice.NETWORK)
+    assert board.boot["BootSourceOverrideTarget"] == "Pxe"
+    assert board.boot["BootSourceOverrideMode"] == "UEFI"
+
+
+def test_supermicro_without_a_boot_mode_gets_none(serve: Serve, drive: Drive) -> None:
+    board = Board(manufacturer="Supermicro")
+    drive().boot_from(serve(board), BootDevice.NETWORK)
+    assert board.boot["BootSourceOverrideTarget"] == "Pxe"
+    assert "BootSourceOverrideMode" not in board.boot
+
+
+def test_a_boot_target_may_wait_in_a_settings_resource(serve: Serve, drive: Drive) -> None:
+    board = Board(pending={"BootSourceOverrideTarget": None, "BootSourceOverrideEnabled": "Disabled"})
+    bmc, power = serve(board), drive(timeout=2)
+    power.boot_from(bmc, BootDevice.NETWORK)
+    assert board.pending == {"BootSourceOverrideTarget": "Pxe", "BootSourceOverrideEnabled": "Continuous"}
+    assert board.boot["BootSourceOverrideTarget"] == "None"
+    power.boot_from(bmc, BootDevice.NETWORK)
+    assert len(board.changes(SETTINGS)) == 1
+    assert power.state(bmc) is PowerState.OFF
+
+
+# --- which system ----------------------------------------------------------------------------------------
+
+
+def test_one_of_several_systems_must_be_named(serve: Serve, drive: Drive) -> None:
+    board = Board(systems=(SYSTEM, "/redfish/v1/Systems/2"))
+    bmc = serve(board)
+    with pytest.raises(BmcRefused, match=r"2 systems: .*/Systems/1, .*/Systems/2"):
+        drive().state(bmc)
+    named = Bmc(bmc.address, bmc.username, bmc.password, {"system": SYSTEM})
+    assert drive().state(named) is PowerState.OFF
+
+
+def test_a_controller_without_a_system_is_refused(serve: Serve, drive: Drive) -> None:
+    with pytest.raises(BmcRefused, match="0 systems: none"):
+        drive().state(serve(Board(systems=())))
+
+
+def test_a_system_that_is_not_there_is_refused(serve: Serve, drive: Drive) -> None:
+    bmc = serve(Board())
+    with pytest.raises(BmcRefused, match="/redfish/v1/Systems/9 not found"):
+        drive().state(Bmc(bmc.address, bmc.username, bmc.password, {"system": "/redfish/v1/Systems/9"}))
+
+
+# --- sessions --------------------------------------------------------------------------------------------
+
+
+def test_one_log_in_serves_many_verbs_and_ends_with_the_driver(serve: Serve, drive: Drive) -> None:
+    board, power = Board(), drive()
+    bmc = serve(board)
+    power.state(bmc)
+    power.on(bmc)
+    power.boot_from(bmc, BootDevice.NETWORK)
+    assert board.log_ins == 1
+    power.close()
+    assert not board.tokens
+
+
+def test_a_session_that_the_controller_ended_is_opened_anew(serve: Serve, drive: Drive) -> None:
+    board, power = Board(), drive()
+    bmc = serve(board)
+    power.state(bmc)
+    board.tokens.clear()
+    power.on(bmc)
+    assert board.power == "On"
+    assert board.log_ins == 2
+
+
+def test_a_refusal_leaves_no_session_behind(serve: Serve, drive: Drive) -> None:
+    board, power = Board(systems=()), drive()
+    bmc = serve(board)
+    for _ in range(3):
+        with pytest.raises(BmcRefused):
+            power.state(bmc)
+    assert not board.tokens
+
+
+def test_a_controller_without_sessions_gets_the_password_with_each_request(
+    serve: Serve, drive: Drive
+) -> None:
+    board = Board(has_sessions=False)
+    drive().on(serve(board))
+    assert board.power == "On"
+
+
+# --- failures --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+def test_a_busy_controller_is_worth_another_try(serve: Serve, drive: Drive, status: int) -> None:
+    with pytest.raises(BmcUnreachable, match=f"HTTP {status}: refused with {status}") as failure:
+        drive().state(serve(Board(breaks_with=status)))
+    assert failure.value.transient
+
+
+@pytest.mark.parametrize("status", [400, 405, 500])
+def test_a_controller_that_says_no_is_quoted(serve: Serve, drive: Drive, status: int) -> None:
+    with pytest.raises(BmcRefused, match=f"HTTP {status}: refused with {status}"):
+        drive().state(serve(Board(breaks_with=status)))
+
+
+def test_a_user_without_the_right_is_refused(serve: Serve, drive: Drive) -> None:
+    with pytest.raises(BmcRefused, match=f"refuses user '{USERNAME}'"):
+        drive().state(serve(Board(breaks_with=403)))
+
+
+@pytest.mark.parametrize("page", ["<html>Welcome</html>", "{"])
+def test_a_web_server_that_is_no_controller_is_refused(serve: Serve, drive: Drive, page: str) -> None:
+    with pytest.raises(BmcRefused, match="Redfish"):
+        drive().state(serve(Board(page=page)))
+
+
+def test_a_silent_controller_is_given_up_after_the_timeout(drive: Drive) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        began = time.monotonic()
+        with pytest.raises(BmcUnreachable, match="timed out"):
+            drive(timeout=SHORT).state(Bmc(f"http://127.0.0.1:{silent.getsockname()[1]}", "u", "p"))
+        assert time.monotonic() - began < 4  # sushy's own three tries would take 5.5
+
+
+@pytest.mark.parametrize("address", ["10.0.0.1", "ftp://10.0.0.1", "http://", "https://user:hush@10.0.0.1"])
+def test_an_address_that_is_no_plain_url_is_refused(drive: Drive, address: str) -> None:
+    with pytest.raises(BmcRefused, match="not a plain URL") as failure:
+        drive().state(Bmc(address, "u", "p"))
+    assert "hush" not in str(failure.value)
+
+
+def test_a_controller_that_comes_back_is_used_again(serve: Serve, drive: Drive) -> None:
+    board, power = Board(), drive()
+    bmc = serve(board)
+    power.state(bmc)
+    board.breaks_with = 500
+    with pytest.raises(BmcRefused):
+        power.state(bmc)
+    board.breaks_with = None
+    assert power.state(bmc) is PowerState.OFF
+
+
+@pytest.mark.parametrize("options", [{"timeout": 0}, {"connect_timeout": -1}, {"retries": 3}])
+def test_options_that_cannot_be_used_are_refused(drive: Drive, options: dict[str, object]) -> None:
+    with pytest.raises(SettingsInvalid, match=next(iter(options))):
+        drive(**options)
+
+
+# --- TLS -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate for 127.0.0.1 that vouches for itself, with its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a board of the tests")])
+    now = dt.datetime.now(dt.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path_factory.mktemp("tls") / "board.pem"
+    path.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        + made.public_bytes(serialization.Encoding.PEM)
+    )
+    return path
+
+
+def test_a_certificate_that_nobody_vouches_for_is_refused(
+    serve: Serve, drive: Drive, certificate: Path
+) -> None:
+    with pytest.raises(BmcRefused, match="verify_tls") as failure:
+        drive().state(serve(Board(), certificate))
+    assert "certificate" in failure.value.message
+
+
+def test_a_controller_without_tls_is_refused(serve: Serve, drive: Drive) -> None:
+    bmc = serve(Board())
+    with pytest.raises(BmcRefused, match="does not speak TLS"):
+        drive().state(Bmc(bmc.address.replace("http:", "https:"), USERNAME, PASSWORD))
+
+
+def test_an_issuer_can_be_trusted(serve: Serve, drive: Drive, certificate: Path) -> None:
+    power = drive(ca_file=str(certificate))
+    assert power.state(serve(Board(), certificate)) is PowerState.OFF
+
+
+def test_checking_certificates_can_be_switched_off(serve: Serve, drive: Drive, certificate: Path) -> None:
+    power = drive(verify_tls=False)
+    assert power.state(serve(Board(), certificate)) is PowerState.OFF
