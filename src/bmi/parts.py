@@ -53,6 +53,11 @@ class Parts:
     def close(self) -> None:
         """Let go of everything; what nodes use goes on."""
         self.node_http.close()
-        for part in (self.target, self.storage, self.legs, *self.switches.values(), *self.powers.values()):
-            part.close()
+        self.target.close()
+        self.storage.close()
+        self.legs.close()
+        for switch in self.switches.values():
+            switch.close()
+        for power in self.powers.values():
+            power.close()
         self.db.close()

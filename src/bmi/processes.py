@@ -12,15 +12,12 @@ import select
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import psutil
-
-from bmi.errors import CommandFailed
+from bmi.errors import CommandFailed, DeadlineExceeded
 from bmi.run import inside
-from bmi.wait import wait_until
 
 _TERM_DEADLINE = 5.0  # seconds a program gets to end by itself before it is killed
 _KILL_DEADLINE = 5.0  # seconds until a killed program must be gone
@@ -31,22 +28,25 @@ class Process:
     """One particular run of a program."""
 
     pid: int
-    started: float
-    """Seconds since the epoch, as the kernel tells it."""
+    started: str
+    """When it began, in a form that no change of the clock touches: boot id, and ticks since boot."""
+
+    @classmethod
+    def of(cls, pid: int) -> "Process | None":
+        """Return the process that has an id now, if there is one."""
+        started = _started(pid)
+        return None if started is None else cls(pid, started)
 
     def alive(self) -> bool:
-        """Say whether it still runs."""
-        try:
-            found = psutil.Process(self.pid)
-            return found.create_time() == self.started and found.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return False
+        """Say whether it still runs, with any of its threads."""
+        return not self._gone_within(0)
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal, if it still runs."""
-        if self.alive():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, number)
+        with self._handle() as handle:
+            if handle is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(handle, number)
 
     def stop(self, *, kill: bool = False) -> None:
         """End it, by force where asking does not help, and wait until it is gone.
@@ -62,41 +62,46 @@ class Process:
             if self._gone_within(_TERM_DEADLINE):
                 return
         self.signal(signal.SIGKILL)
-        wait_until(
-            lambda: not self.alive(),
-            deadline=_KILL_DEADLINE,
-            what=f"process {self.pid} to end after SIGKILL",
-            next_step="it hangs in the kernel: look at its state in /proc and at dmesg",
-        )
+        if not self._gone_within(_KILL_DEADLINE):
+            raise DeadlineExceeded(
+                f"process {self.pid} did not end within {_KILL_DEADLINE:g} s of SIGKILL",
+                next_step="it hangs in the kernel: look at its state in /proc and at dmesg",
+            )
 
     def on_exit(self, call: Callable[[], None]) -> None:
         """Call something, from a thread of its own, once the process has ended; at once if it has already."""
 
         def watch() -> None:
-            with contextlib.suppress(ProcessLookupError):
-                fd = os.pidfd_open(self.pid)
-                try:
-                    if self.alive():
-                        select.select([fd], [], [])
-                finally:
-                    os.close(fd)
-            _reap(self.pid)
+            self._gone_within(None)
             call()
 
         threading.Thread(target=watch, name=f"watch-{self.pid}", daemon=True).start()
 
-    def _gone_within(self, seconds: float) -> bool:
-        try:
-            fd = os.pidfd_open(self.pid)
-        except ProcessLookupError:
-            return True
-        try:
-            if self.alive():
-                select.select([fd], [], [], seconds)
-        finally:
-            os.close(fd)
+    def _gone_within(self, seconds: float | None) -> bool:
+        """Wait until it has ended, for ever if None, and say whether it has."""
+        with self._handle() as handle:
+            if handle is not None:
+                poll = select.poll()
+                poll.register(
+                    handle, select.POLLIN
+                )  # readable when the last thread has ended (pidfd_open(2))
+                if not poll.poll(None if seconds is None else seconds * 1000):
+                    return False
         _reap(self.pid)
-        return not self.alive()
+        return True
+
+    @contextlib.contextmanager
+    def _handle(self) -> Iterator[int | None]:
+        """Give a descriptor that stands for this very process; None if it has ended and was collected."""
+        try:
+            handle = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            yield None
+            return
+        try:
+            yield handle if _started(self.pid) == self.started else None
+        finally:
+            os.close(handle)
 
 
 def start(
@@ -138,7 +143,9 @@ def start(
             ) from error
     # The handle would warn when it is collected before the program ends; on_exit and stop reap by pid.
     child.returncode = 0
-    process = Process(child.pid, psutil.Process(child.pid).create_time())
+    process = Process.of(child.pid)
+    if process is None:
+        raise AssertionError("a child that was not collected has an entry in /proc")
     partial = record.with_suffix(".part")
     partial.write_text(json.dumps(asdict(process)))
     partial.rename(record)
@@ -152,6 +159,15 @@ def recorded(record: Path) -> Process | None:
     except (FileNotFoundError, ValueError, TypeError):
         return None
     return process if process.alive() else None
+
+
+def _started(pid: int) -> str | None:
+    """Say when a process began: field 22 of its stat file (proc(5)); the name before it may hold anything."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}:{fields[19]}"
+    except (FileNotFoundError, ProcessLookupError):
+        return None
 
 
 def _reap(pid: int) -> None:

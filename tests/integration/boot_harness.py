@@ -36,13 +36,30 @@ set password {password}
 set keep-san 1
 sanboot --keep iscsi:{host}::{port}:1:{iqn}
 """
-MACHINE = "-nodefaults -display none -vga none -boot order=n,reboot-timeout=3000 -no-user-config".split()
+MACHINE = [
+    "-nodefaults",
+    "-display",
+    "none",
+    "-vga",
+    "none",
+    "-boot",
+    "order=n,reboot-timeout=3000",
+    "-no-user-config",
+]
 OVMF = Path("/usr/share/OVMF")
 POWER_ON_TO_PHONE_HOME = 240.0  # seconds; a shared machine with two cores and no KVM
-SSH = (
-    "-o BatchMode=yes -o UserKnownHostsFile=/dev/null -o StrictHostKeyChecking=no -o LogLevel=ERROR "
-    "-o ConnectTimeout=30"
-).split()
+SSH = [
+    "-o",
+    "BatchMode=yes",
+    "-o",
+    "UserKnownHostsFile=/dev/null",
+    "-o",
+    "StrictHostKeyChecking=no",
+    "-o",
+    "LogLevel=ERROR",
+    "-o",
+    "ConnectTimeout=30",
+]
 
 
 @dataclass(frozen=True)

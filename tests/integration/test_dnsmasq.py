@@ -325,6 +325,16 @@ def test_it_follows_a_leg_that_was_made_anew(bench: Bench) -> None:
     assert bench.client.boot(host(1).mac, IPXE) is not None
 
 
+def test_a_log_that_nobody_reads_does_not_fill_the_disk(bench: Bench) -> None:
+    bench.dnsmasq.serve(bench.leg, [host(1)])
+    log = bench.kept / "dnsmasq.log"
+    os.truncate(log, 65 << 20)  # takes no room: it is a hole
+    assert bench.dnsmasq.serve(bench.leg, [host(1)]) is Outcome.ALREADY
+    assert log.stat().st_size == 0
+    assert bench.client.boot(host(1).mac, SYSTEM) is not None
+    assert [event.mac for event in bench.events(Kind.ACK)] == [host(1).mac]
+
+
 # --- TFTP ------------------------------------------------------------------------------------------------
 
 

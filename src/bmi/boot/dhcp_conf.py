@@ -3,14 +3,13 @@
 Every value is checked here before it gets into a line: what comes from a user must not become a directive.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
 from uuid import UUID
 
-from bmi.boot.hostname import check_hostname
+from bmi.boot.checks import check_hostname, check_mac, check_url
 from bmi.drivers.leg import Leg
 from bmi.errors import BadRequest
 
@@ -20,10 +19,6 @@ UEFI_LOADER = "snponly.efi"
 _LEASE = 24 * 3600  # seconds; a node's disk hangs on its address, so it outlives a long outage of this host
 _RA_INTERVAL = 10  # seconds between two router advertisements
 _LEASES_AT_MOST = 4096
-_URL_LENGTH = 250  # bytes; a DHCP option holds 255 (RFC 2132, section 2)
-
-_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.ASCII)
-_URL = re.compile(r"https?://[A-Za-z0-9.-]+(:\d{1,5})?/[A-Za-z0-9._~/?&=%+-]*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -84,33 +79,6 @@ def check_hosts(leg: Leg, hosts: Sequence[BootHost]) -> None:
                     f"two nodes are to have {what} {value} on network {leg.network}",
                     next_step="correct one of them in the inventory",
                 )
-
-
-def check_mac(mac: str) -> str:
-    """Return a MAC address in lower case.
-
-    Raises:
-        BadRequest: It is none.
-    """
-    if not _MAC.fullmatch(mac.lower()):
-        raise BadRequest(f"{mac[:40]!r} is no MAC address", next_step="write it like 52:54:00:12:34:56")
-    return mac.lower()
-
-
-def check_url(url: str) -> str:
-    """Return a web address that is safe in dnsmasq's files and in iPXE scripts.
-
-    The error does not repeat it: it may hold a secret.
-
-    Raises:
-        BadRequest: It is not.
-    """
-    if len(url) > _URL_LENGTH or not _URL.fullmatch(url):
-        raise BadRequest(
-            f"a URL of {len(url)} characters cannot be given to a node",
-            next_step=f"use http:// or https://, at most {_URL_LENGTH} plain ASCII characters and no quotes",
-        )
-    return url
 
 
 def configuration(place: Place) -> str:

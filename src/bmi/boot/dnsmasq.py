@@ -5,6 +5,7 @@ It is started detached and found again after a restart of BMI. `files.py` says w
 
 import hashlib
 import logging
+import os
 import pwd
 import shutil
 import socket
@@ -49,6 +50,7 @@ log = logging.getLogger(__name__)
 _READY = 10.0  # seconds; dnsmasq takes 20 ms on an idle machine
 _RELEASED = 2.0  # seconds
 _OUTPUT_KEPT = 500  # characters of dnsmasq's last words
+_LOG_AT_MOST = 64 << 20  # bytes; it gets that long only where nobody asks for events
 
 
 class Dnsmasq:
@@ -102,6 +104,8 @@ class Dnsmasq:
         check_hosts(leg, hosts)
         at = self._files(leg.network)
         with self._lock(leg.network):
+            if files.size(at.log) > _LOG_AT_MOST:
+                os.truncate(at.log, 0)
             conf = configuration(self._place(leg, at, gateway))
             process = processes.recorded(at.record)
             if process is None or files.read(at.conf) != conf:
@@ -261,8 +265,7 @@ class Dnsmasq:
         own = f"--conf-file={at.conf}"
         for seen in psutil.process_iter():
             with suppress(psutil.Error):
-                if own in seen.cmdline():
-                    process = Process(seen.pid, seen.create_time())
+                if own in seen.cmdline() and (process := Process.of(seen.pid)):
                     with self._guard:
                         self._dismissed.add(process)
                     process.stop()
@@ -331,7 +334,8 @@ def _await_read(process: Process, at: Files, position: int) -> None:
         # Where it says why depends on how far it came.
         words = (files.read(at.output) or "") + (files.read(at.log, position) or "")
         raise BootServiceError(
-            f"dnsmasq ended: {words.strip()[-_OUTPUT_KEPT:] or 'no word why'}", next_step=f"look at {at.log}"
+            f"dnsmasq ended: {words.strip()[-_OUTPUT_KEPT:] or 'no word why'}",
+            next_step=f"look at {at.log}; the program is in the Debian package dnsmasq-base",
         )
 
 

@@ -10,7 +10,6 @@ import logging
 from urllib.parse import parse_qs
 from uuid import UUID
 
-from bmi.boot.script import render
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -20,6 +19,7 @@ from starlette.routing import Route
 from bmi.api.nodes import Milestone
 from bmi.boot import service as boot
 from bmi.boot.models import Boot
+from bmi.boot.script import render
 from bmi.events import record
 from bmi.parts import Parts
 

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
-from bmi.boot.dhcp_conf import check_url
+from bmi.boot.checks import check_url
 from bmi.errors import BadRequest
 
 _PATIENCE = (2, 4, 30)  # seconds: the first wait, what each wait is longer by, the longest; in whole steps

@@ -20,8 +20,7 @@ from typing import Any
 import pycdlib
 import yaml
 
-from bmi.boot.dhcp_conf import check_mac, check_url
-from bmi.boot.hostname import check_hostname
+from bmi.boot.checks import check_hostname, check_mac, check_url
 from bmi.boot.iso_dates import fix_dates
 from bmi.errors import BadRequest
 

@@ -7,14 +7,14 @@ watch over daemons all call these, so there is one way for a thing to come and t
 from collections.abc import Sequence
 from uuid import UUID
 
-from bmi.boot.dnsmasq import BootHost
-from bmi.boot.script import BootTarget
-from bmi.boot.seed import SeedContent, build_seed
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from bmi.api.nodes import Milestone, NodeState
+from bmi.boot.dnsmasq import BootHost
 from bmi.boot.models import Boot
+from bmi.boot.script import BootTarget
+from bmi.boot.seed import SeedContent, build_seed
 from bmi.db import now
 from bmi.drivers import Outcome
 from bmi.drivers.leg import Leg

@@ -39,10 +39,10 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-O = TypeVar("O", bound=Options)
+Parsed = TypeVar("Parsed", bound=Options)
 
 
-def parse_options(model: type[O], options: Mapping[str, Any], *, driver: str) -> O:
+def parse_options(model: type[Parsed], options: Mapping[str, Any], *, driver: str) -> Parsed:
     """Return a driver's options, typed.
 
     Raises:

@@ -47,10 +47,10 @@ class _Daemon:
         """Return the process, also one whose starter died before it could write the record."""
         if process := processes.recorded(self.record):
             return process
-        for found in psutil.process_iter(["cmdline", "create_time"]):
+        for found in psutil.process_iter(["cmdline"]):
             # The folder is in the arguments, so no other switch's daemon has the same.
             if tuple(found.info["cmdline"] or ())[-len(self.argv) :] == self.argv:
-                return Process(found.pid, found.info["create_time"])
+                return Process.of(found.pid)
         return None
 
 

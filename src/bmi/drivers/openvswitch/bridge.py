@@ -14,6 +14,8 @@ from bmi.errors import BmiError
 QUARANTINE = 4095
 """VLAN of isolated ports. Reserved (IEEE 802.1Q, table 9-2), so that no network has it."""
 
+_OPENFLOW_NUMBERS = range(1, 0xFF00)  # those that a port may have, OFPP_MAX in the OpenFlow specification
+
 INSTALLATION_MARK = "bmi-installation"
 """Key in a leg port's `external_ids`; its value is the installation's."""
 
@@ -36,12 +38,11 @@ class VlanColumns:
     def of(cls, vlans: PortVlans) -> "VlanColumns":
         """Return what makes a port carry exactly these VLANs.
 
-        There is no word for "no VLAN". So an isolated port is a trunk of one reserved VLAN: it drops untagged
-        frames, and those of every other VLAN. What a node itself tags with the reserved one finds no way out
-        either: isolated ports are protected from each other, and `carriers` names others that carry it.
+        There is no word for "no VLAN". So isolated ports are alone on a VLAN that no network has, and protected
+        from each other; `carriers` names other ports that carry it.
         """
         if vlans == ISOLATED:
-            return cls(vlan_mode="trunk", trunks=frozenset({QUARANTINE}), protected=True)
+            return cls(vlan_mode="access", tag=QUARANTINE, protected=True)
         if vlans.native is None:
             return cls(vlan_mode="trunk", trunks=vlans.tagged)
         if not vlans.tagged:
@@ -52,20 +53,30 @@ class VlanColumns:
         """Return what a port with these columns carries; VLAN 0 is that of untagged frames on a trunk."""
         if self == VlanColumns.of(ISOLATED):
             return ISOLATED
-        mode = self.vlan_mode or ("trunk" if self.tag is None else "access")
-        if mode in {"access", "dot1q-tunnel"}:
-            return PortVlans(self.tag or 0)
         trunks = self.trunks or frozenset({0, *VLANS})
         native = self.tag or 0
-        if mode == "trunk":
+        if not self._lists_vlans:
+            return PortVlans(native)
+        if self._mode == "trunk":
             return PortVlans(0 if 0 in trunks else None, trunks - {0})
         return PortVlans(native, trunks - {0, native})
 
     def carries(self, vlan: int) -> bool:
         """Say whether frames of a VLAN come in or go out."""
-        mode = self.vlan_mode or ("trunk" if self.tag is None else "access")
-        trunk = mode not in {"access", "dot1q-tunnel"} and (not self.trunks or vlan in self.trunks)
-        return trunk or (mode != "trunk" and (self.tag or 0) == vlan)
+        listed = self._lists_vlans and (not self.trunks or vlan in self.trunks)
+        return listed or (self._mode != "trunk" and (self.tag or 0) == vlan)
+
+    def keeps_list(self) -> bool:
+        """Say whether ovs-vswitchd keeps a list of VLANs for such a port."""
+        return self._lists_vlans and (self._mode != "trunk" or bool(self.trunks))
+
+    @property
+    def _mode(self) -> str:
+        return self.vlan_mode or ("trunk" if self.tag is None else "access")
+
+    @property
+    def _lists_vlans(self) -> bool:
+        return self._mode not in {"access", "dot1q-tunnel"}
 
 
 @dataclass(frozen=True)
@@ -109,8 +120,12 @@ class Bridge:
         """Set what a port carries; None if there is no such port that a node can be behind."""
 
         def edit(transaction: Any, tables: Any) -> Outcome | None:
-            for row in self._row(tables).ports:
+            bridge = self._row(tables)
+            for row in bridge.ports:
                 if row.name == name != self.name and LEG_MARK not in row.external_ids:
+                    before = _columns(row)
+                    if before.keeps_list() and before != columns:
+                        _renew(bridge, row)
                     return _set(row, _written(columns))
             return None
 
@@ -215,18 +230,39 @@ def _written(columns: VlanColumns) -> dict[str, Any]:
     }
 
 
-def _port(row: Any) -> BridgePort:
-    links = [link for interface in row.interfaces for link in interface.link_state]
-    errors = [error for interface in row.interfaces for error in interface.error]
-    columns = VlanColumns(
+def _renew(bridge: Any, row: Any) -> None:
+    """Make ovs-vswitchd drop a port and add it again, by asking for another OpenFlow number.
+
+    When it changes a port's list of VLANs, it goes on for a moment to decide by the old list, in memory that it
+    has freed: the port carries VLANs by chance (seen in 3.1.0: `bundle_set` frees what `xbundle` still points
+    to). When it removes a port, it does both in the right order.
+    """
+    taken = {
+        number
+        for port in bridge.ports
+        for interface in port.interfaces
+        for number in (*interface.ofport, *interface.ofport_request)
+    }
+    free = (number for number in _OPENFLOW_NUMBERS if number not in taken)
+    for interface in row.interfaces:
+        interface.ofport_request = [next(free)]
+
+
+def _columns(row: Any) -> VlanColumns:
+    return VlanColumns(
         vlan_mode=row.vlan_mode[0] if row.vlan_mode else None,
         tag=row.tag[0] if row.tag else None,
         trunks=frozenset(row.trunks),
         protected=row.protected,
     )
+
+
+def _port(row: Any) -> BridgePort:
+    links = [link for interface in row.interfaces for link in interface.link_state]
+    errors = [error for interface in row.interfaces for error in interface.error]
     return BridgePort(
         name=row.name,
-        columns=columns,
+        columns=_columns(row),
         external_ids=dict(row.external_ids),
         link="up" in links if links else None,
         error=", ".join(errors),

@@ -90,6 +90,7 @@ _SCHEMA: dict[str, Any] = {
                 "type": {"type": "string"},
                 "link_state": _optional({"type": "string"}),
                 "ofport": _optional({"type": "integer"}),
+                "ofport_request": _optional({"type": "integer"}),
                 "error": _optional({"type": "string"}),
             },
         },

@@ -26,11 +26,6 @@ class PortVlans:
         """All VLANs, native or tagged."""
         return self.tagged if self.native is None else self.tagged | {self.native}
 
-    def common(self, other: "PortVlans") -> "PortVlans":
-        """Return what two settings carry the same way."""
-        native = self.native if self.native == other.native else None
-        return PortVlans(native, self.tagged & other.tagged)
-
     def require_valid(self) -> None:
         """Refuse what no port can be set to; every driver does before anything else.
 

@@ -38,9 +38,9 @@ class OvsSwitch:
 
     def _configure(self, port: str, vlans: PortVlans) -> Outcome:
         before = self.port(port).vlans
-        if before.ids - vlans.ids and vlans.ids - before.ids:
+        if vlans != before:
             # ovs-vswitchd's flow cache holds the old VLANs for a while, the new ones come into force at once.
-            self._bridge.configure(port, VlanColumns.of(before.common(vlans)))
+            self._bridge.configure(port, VlanColumns.of(ISOLATED))
         outcome = self._bridge.configure(port, VlanColumns.of(vlans))
         ports = self._bridge.ports()
         found = self._find(port, ports)

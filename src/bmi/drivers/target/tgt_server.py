@@ -9,8 +9,6 @@ import re
 import shutil
 from pathlib import Path
 
-import psutil
-
 from bmi import processes
 from bmi.drivers.target import Portal
 from bmi.drivers.target.tgt_socket import NAME, Refused, TgtSocket
@@ -48,11 +46,8 @@ class TgtServer:
             return processes.recorded(self._record)
         if pid is None:
             return None
-        try:
-            process = Process(pid, psutil.Process(pid).create_time())
-        except psutil.NoSuchProcess:
-            return None
-        return process if process.alive() else None
+        process = Process.of(pid)
+        return process if process and process.alive() else None
 
     def start(self, namespace: str | None, *, threads: int) -> Process:
         """Start tgtd, listening where nobody looks.

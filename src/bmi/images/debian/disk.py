@@ -69,8 +69,26 @@ def _make_bootable(disk: Path) -> None:
     esp = f"{disk}@@{_ESP.start}"
     sectors = _ESP.size // grub.SECTOR
     # The start sector goes into the FAT header (hidden sectors), where some firmware looks.
-    run(["mformat", "-i", esp, "-v", "ESP", "-T", str(sectors), "-h", "64", "-s", "32", "-c", "4", "-H",
-         str(_ESP.start // grub.SECTOR), "::"])
+    run(
+        [
+            "mformat",
+            "-i",
+            esp,
+            "-v",
+            "ESP",
+            "-T",
+            str(sectors),
+            "-h",
+            "64",
+            "-s",
+            "32",
+            "-c",
+            "4",
+            "-H",
+            str(_ESP.start // grub.SECTOR),
+            "::",
+        ]
+    )
     run(["mmd", "-i", esp, "::/EFI", "::/EFI/BOOT"])
     run(["mcopy", "-i", esp, loader, "::/EFI/BOOT/BOOTX64.EFI"])
 

@@ -8,7 +8,6 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
-from bmi.errors import CommandFailed
 from bmi.images.debian.recipe import Kernel, Recipe
 from bmi.run import run, stream
 
@@ -136,7 +135,9 @@ def _write_overlay(recipe: Recipe, overlay: Path) -> None:
     """Pack the template files, owned by root, for mmdebstrap to unpack before the kernel comes."""
     words = {
         "@LABEL@": recipe.label,
-        "@KERNEL_ARGUMENTS@": " ".join((*_KERNEL_ARGUMENTS[recipe.kernel], *_CONSOLE, *recipe.kernel_arguments)),
+        "@KERNEL_ARGUMENTS@": " ".join(
+            (*_KERNEL_ARGUMENTS[recipe.kernel], *_CONSOLE, *recipe.kernel_arguments)
+        ),
     }
     with tarfile.open(overlay, "w") as tar:
         for tree in ("common", "cloud-init" if recipe.cloud_init else "small", recipe.kernel):
