@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from uuid import UUID
 
 from fastapi import FastAPI
+from fastapi.concurrency import run_in_threadpool
 from starlette.types import ASGIApp
 
 from bmi import __version__
@@ -71,23 +72,40 @@ def build_parts(settings: Settings) -> Parts:
     return parts
 
 
+class Work:
+    """What goes on besides answering requests: operations, convergence, watching boots."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self.engine = Engine(parts)
+        self._convergence = Convergence(parts)
+        self._monitor = Monitor(parts)
+
+    def start(self) -> None:
+        """Make reality equal to the database first; then take up what was interrupted."""
+        self._parts.storage.prepare()
+        self._convergence.start()
+        self._monitor.start()
+        self.engine.launch()
+
+    def close(self) -> None:
+        """Stop; what nodes use goes on, and what runs is taken up by the next process."""
+        self.engine.close()
+        self._monitor.close()
+        self._convergence.close()
+        self._parts.close()
+
+
 def build_app(parts: Parts) -> FastAPI:
     """Return the tenants' API over these parts; it works from start-up to shut-down of the application."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        engine = Engine(parts)
-        app.state.service = Service(parts, engine)
-        parts.storage.prepare()
-        convergence, monitor = Convergence(parts), Monitor(parts)
-        convergence.start()
-        monitor.start()
-        engine.launch()
+        work = Work(parts)
+        app.state.service = Service(parts, work.engine)
+        await run_in_threadpool(work.start)
         yield
-        engine.close()
-        monitor.close()
-        convergence.close()
-        parts.close()
+        await run_in_threadpool(work.close)
 
     app = FastAPI(
         title="Bare Metal Imaging",

@@ -111,6 +111,12 @@ class Node:
         words = ["ssh", *SSH, "-i", key, "-p", str(self.ssh_port), "root@127.0.0.1", command]
         return run(words, timeout=timeout)
 
+    def press_power_button(self) -> None:
+        with socket.socket(socket.AF_UNIX) as monitor:
+            monitor.connect(str(self.folder / "monitor"))
+            monitor.sendall(b"system_powerdown\n")
+            assert monitor.recv(4096), "QEMU's monitor hung up"
+
     def ended(self, *, deadline: float) -> None:
         """Wait until the node has powered itself off."""
         self.process.wait(deadline)
@@ -172,15 +178,13 @@ class BootLab:
         ssh_port = _free_port()
         boot_file = f"http://{HOST}:{self.http_port}/script/{name}"
         words = [
-            "qemu-system-x86_64", "-machine", "pc,accel=tcg", "-accel", "tcg,thread=multi", *MACHINE,
+            "qemu-system-x86_64", "-machine", "pc", "-accel", "tcg,thread=multi", *MACHINE,
             "-m", str(memory), "-smp", "1",
+            "-monitor", f"unix:{folder / 'monitor'},server=on,wait=off",
             "-netdev", f"user,id=n0,bootfile={boot_file},hostfwd=tcp:127.0.0.1:{ssh_port}-:22",
             "-device", f"virtio-net-pci,netdev=n0,mac=52:54:00:{os.urandom(3).hex(':')}",
             "-chardev", "stdio,id=s0,signal=off", "-device", "isa-serial,chardev=s0",
         ]  # fmt: skip
-        words.remove("-machine")
-        words.remove("pc,accel=tcg")
-        words[1:1] = ["-machine", "pc"]
         if firmware == "uefi":
             variables = folder / "vars.fd"
             shutil.copy(OVMF / "OVMF_VARS_4M.fd", variables)

@@ -1,8 +1,10 @@
 """Sends or receives frames as fast as it can, in a process of its own: a thread would slow down what is tested.
 
-flood.py send INTERFACE DESTINATION SOURCES     frames from that many MAC addresses in turn, until stdin ends;
-                                                0 means from the interface's own
-flood.py receive INTERFACE                      prints the frames received when stdin ends, as JSON
+flood.py send INTERFACE DESTINATION SOURCES [FIRST LAST]
+    frames from that many MAC addresses in turn, 0 for the interface's own, tagged with each of these VLANs in turn
+    if any are given, until stdin ends
+flood.py receive INTERFACE
+    prints the frames received when stdin ends, as JSON
 """
 
 import json
@@ -18,12 +20,17 @@ CONTENT = "!Id"  # the sender's process id, and when it was sent in seconds of t
 PAUSE = 0.00005  # seconds between two frames; more would only fill the queues of the switch
 
 
-def send(interface: str, destination: str, sources: int) -> None:
+def send(interface: str, destination: str, sources: int, vlans: range) -> None:
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as out:
         out.bind((interface, 0))
         own = out.getsockname()[4]
         macs = [b"\x06\x00" + struct.pack("!I", number) for number in range(sources)] or [own]
-        heads = [bytes.fromhex(destination) + mac + struct.pack("!H", ETHERTYPE) for mac in macs]
+        tags = [struct.pack("!HH", 0x8100, vlan) for vlan in vlans] or [b""]
+        heads = [
+            bytes.fromhex(destination) + mac + tag + struct.pack("!H", ETHERTYPE)
+            for mac in macs
+            for tag in tags
+        ]
         print("ready", flush=True)
         number = 0
         while not select.select([sys.stdin], [], [], PAUSE)[0]:
@@ -49,6 +56,7 @@ def receive(interface: str) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1] == "send":
-        send(sys.argv[2], sys.argv[3], int(sys.argv[4]))
+        first, last = map(int, sys.argv[5:] or (1, 0))
+        send(sys.argv[2], sys.argv[3], int(sys.argv[4]), range(first, last + 1))
     else:
         receive(sys.argv[2])

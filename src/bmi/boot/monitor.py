@@ -61,11 +61,12 @@ class Monitor:
                 log.exception("watching boots")
 
     def _look_at(self, network: UUID) -> None:
-        events = self._parts.dnsmasq.events(network)
         sessions = {
             (session.initiator, session.address, session.id)
             for session in self._parts.target.sessions(network)
         }
+        # Last of the two: what this returned counts as dealt with when it is called again.
+        events = self._parts.dnsmasq.events(network)
         seen = self._sessions.get(network, set())
         new = [entry for entry in sessions if (entry[0], entry[2]) not in seen]
         self._sessions[network] = {(initiator, id) for initiator, _, id in sessions}

@@ -37,8 +37,7 @@ class OvsSwitch:
         self._bridge.close()
 
     def _configure(self, port: str, vlans: PortVlans) -> Outcome:
-        before = self.port(port).vlans
-        if vlans != before:
+        if self.port(port).vlans not in {vlans, ISOLATED} and vlans != ISOLATED:
             # ovs-vswitchd's flow cache holds the old VLANs for a while, the new ones come into force at once.
             self._bridge.configure(port, VlanColumns.of(ISOLATED))
         outcome = self._bridge.configure(port, VlanColumns.of(vlans))

@@ -21,7 +21,7 @@ _PACKAGES = (
     "iputils-ping", "busybox", "procps", "wget",
     "netcat-openbsd", "usr-is-merged",
 )  # fmt: skip
-_CLOUD_INIT = ("cloud-init",)
+_CLOUD_INIT = ("cloud-init", "sudo", "systemd-resolved")
 
 _NOT_UNPACKED = (
     "path-exclude=/usr/share/man/*",

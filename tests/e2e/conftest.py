@@ -1,0 +1,100 @@
+"""A lab with a golden image, for all tests of a session; they leave it as they found it."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bmi.lab.lab import Lab
+
+BUILD_DEADLINE = 600.0  # seconds
+IMAGE = "debian-12"
+EMPTY = {"disks", "seeds", "exports", "sessions", "target_servers", "leases", "ports_in_use"}
+"""What must not exist while no node is provisioned."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a `bmi` command ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+@dataclass(frozen=True)
+class Site:
+    """The lab, and a person with the command line."""
+
+    lab: Lab
+
+    def bmi(self, *words: str, timeout: float = 120) -> Done:
+        done = subprocess.run(
+            [sys.executable, "-m", "bmi.cli", *words],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env={**os.environ, "BMI_CLIENT_CONFIG": str(self.lab.profile), "BMI_PROJECT": "red"},
+        )
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    def must(self, *words: str, timeout: float = 120) -> str:
+        done = self.bmi(*words, timeout=timeout)
+        assert done.status == 0, done.err
+        return done.out
+
+    def ask(self, *words: str) -> Any:
+        return json.loads(self.must(*words, "--json"))
+
+    def leftovers(self) -> dict[str, int]:
+        """What exists although no node is provisioned, and everything that differs from the database."""
+        report = json.loads(self.bmi("doctor", "--json").out)
+        left = {name: count for name, count in report["inventory"].items() if name in EMPTY and count}
+        return left | {finding["thing"]: 1 for finding in report["findings"]}
+
+    def deprovision_all(self) -> None:
+        for node in self.ask("node", "list"):
+            if node["state"] != "available":
+                self.must("node", "deprovision", node["name"])
+
+
+@pytest.fixture(scope="session")
+def site() -> Iterator[Site]:
+    # Unix sockets have short paths; pytest's own folders are long.
+    folder = Path(tempfile.mkdtemp(prefix="bmi-e2e-"))
+    lab = Lab(folder / "lab")
+    try:
+        lab.up(3, free_port(), lambda what, seconds: None)
+        site = Site(lab)
+        site.must("project", "create", "red")
+        site.must("network", "create", "red-net")
+        site.must("image", "build", "debian", "--name", IMAGE, timeout=BUILD_DEADLINE)
+        yield site
+    finally:
+        lab.down(lambda what, seconds: None)
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After each test that used the lab: all nodes are given back, and nothing is left."""
+    yield
+    if "site" in request.fixturenames:
+        site: Site = request.getfixturevalue("site")
+        site.deprovision_all()
+        assert site.leftovers() == {}
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
