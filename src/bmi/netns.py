@@ -9,12 +9,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from bmi.errors import CommandFailed, LegError
+from bmi.errors import CommandFailed, DeadlineExceeded, LegError
 from bmi.run import run
+from bmi.wait import wait_until
 
 T = TypeVar("T")
 
 _FOLDER = Path("/run/netns")
+_MOUNT_DEADLINE = 1.0  # seconds; it takes one or two milliseconds
 _CLONE_NEWNET = 0x40000000  # <linux/sched.h>
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -27,14 +29,15 @@ def create(name: str) -> None:
         CommandFailed: The kernel refuses, mostly for want of privileges.
     """
     if not exists(name):
-        # ip-netns(8) makes a file and mounts the namespace on it; one who died in between left a mere file.
-        if (_FOLDER / name).exists():
-            delete(name)
         try:
             run(["ip", "netns", "add", name])
         except CommandFailed:
-            if not exists(name):  # or else another was faster
+            if not (_FOLDER / name).exists():
                 raise
+            # ip-netns(8) makes a file and mounts the namespace on it: another is at it, or died in between.
+            if not _is_mounted_soon(name):
+                delete(name)
+                run(["ip", "netns", "add", name])
     run(["ip", "-n", name, "link", "set", "lo", "up"])
 
 
@@ -148,6 +151,15 @@ def write_sysctls(namespace: str | None, values: Mapping[str, str]) -> None:
                 Path("/proc/sys/net", name).write_text(value)
 
     call_inside(namespace, write)
+
+
+def _is_mounted_soon(name: str) -> bool:
+    try:
+        return wait_until(
+            lambda: exists(name), deadline=_MOUNT_DEADLINE, what=f"namespace {name}", next_step="try again"
+        )
+    except DeadlineExceeded:
+        return False
 
 
 def _enter(namespace: str) -> None:

@@ -36,7 +36,7 @@ class Bench(ABC):
         self.site = Site(tmp_path / "state", "0badcafe")
 
     @abstractmethod
-    def running(self) -> AbstractContextManager[None]: ...
+    def running(self) -> AbstractContextManager[object]: ...
 
     def driver(self) -> Switch:
         """Return a new driver object for the same switch."""
@@ -56,7 +56,7 @@ class OvsBench(Bench):
         super().__init__(tmp_path)
         self._folder = tmp_path
 
-    def running(self) -> AbstractContextManager[None]:
+    def running(self) -> AbstractContextManager[object]:
         with ExitStack() as stack:
             switch = stack.enter_context(running_switch(self._folder))
             for port in self.ports:
@@ -72,7 +72,7 @@ class MemoryBench(Bench):
         super().__init__(tmp_path)
         self.options = {"ports": self.ports}
 
-    def running(self) -> AbstractContextManager[None]:
+    def running(self) -> AbstractContextManager[object]:
         return ExitStack()
 
 

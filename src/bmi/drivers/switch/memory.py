@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from bmi.drivers import Options, Outcome, Site, parse_options
 from bmi.drivers.statefile import StateFile
@@ -14,7 +14,7 @@ from bmi.errors import SwitchError
 class MemorySwitchOptions(Options):
     """Options of the driver `memory`."""
 
-    name: str = "memory"
+    name: str = Field("memory", pattern=r"^[A-Za-z0-9_-]+$")
     """Switches of different names are different ones."""
     ports: tuple[str, ...] = tuple(f"port{number}" for number in range(1, 49))
 
