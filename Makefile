@@ -24,7 +24,7 @@ check: setup ## Format, lint, types, import rules and unit tests, in seconds
 	@.venv/bin/ruff check src tests bench
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports --no-cache
-	@$(PYTEST) tests/unit -q $(ARGS)
+	@$(PYTEST) tests/unit -q -n 2 $(ARGS)
 
 bench: setup ## Measure, and print one JSON object per measurement (PART=control)
 	@$(PYTHON) -m bench.$(PART) $(ARGS)

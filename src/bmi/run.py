@@ -149,5 +149,9 @@ def _lines(fd: int, deadline: float) -> Iterator[str]:
 
 
 def inside(namespace: str | None) -> list[str]:
-    """Return the words to put before a command so that it runs inside a network namespace."""
-    return [] if namespace is None else ["ip", "netns", "exec", namespace]
+    """Return the words to put before a command so that it runs inside a network namespace.
+
+    Not `ip netns exec`: that gives the command a mount namespace of its own too, where every file system that
+    is mounted now stays in use as long as the command runs.
+    """
+    return [] if namespace is None else ["nsenter", f"--net=/run/netns/{namespace}"]

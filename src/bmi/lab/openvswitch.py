@@ -106,7 +106,7 @@ class OpenVSwitch:
             DeadlineExceeded: A program cannot be ended.
         """
         for daemon in (self._vswitchd, self._ovsdb_server):
-            if process := daemon.find():
+            while process := daemon.find():
                 process.stop()
         netns.delete(self.namespace)
         for pattern in _LEFT_BY_DAEMONS:

@@ -146,24 +146,27 @@ class OvsLeg:
     def _connect(self, leg: Leg) -> None:
         """Lay the cable between the leg's namespace and the switch's."""
         outer = _port_name(leg.network)
-        if _INTERFACE in netns.interfaces(leg.namespace):
-            if outer in netns.interfaces(self._switch_namespace):
-                return
-            _batch(leg.namespace, f"link delete {_INTERFACE}")
-        self._remove_cable(leg.network)
-        _batch(
-            self._switch_namespace,
-            f"link add {outer} type veth peer name {_INTERFACE} address {_mac(leg)} netns {leg.namespace}",
-            # The switch's host sees these frames too; it must not answer any.
-            f"link set {outer} addrgenmode none",
-            f"link set {outer} arp off up",
-        )
+        # The switch's host sees these frames too; it must not answer any.
+        lines = [f"link set {outer} addrgenmode none", f"link set {outer} arp off up"]
+        inner = _INTERFACE in netns.interfaces(leg.namespace)
+        if not inner or outer not in netns.interfaces(self._switch_namespace):
+            if inner:
+                _batch(leg.namespace, f"link delete {_INTERFACE}")
+            self._remove_cable(leg.network)
+            peer = f"name {_INTERFACE} address {_mac(leg)} netns {leg.namespace}"
+            lines.insert(0, f"link add {outer} type veth peer {peer}")
+        _batch(self._switch_namespace, *lines)
 
     def _remove_cable(self, network: UUID) -> bool:
         outer = _port_name(network)
         found = outer in netns.interfaces(self._switch_namespace)
         if found:
-            _batch(self._switch_namespace, f"link delete {outer}")
+            try:
+                _batch(self._switch_namespace, f"link delete {outer}")
+            except CommandFailed:
+                # It goes by itself some time after somebody deleted the leg's namespace.
+                if outer in netns.interfaces(self._switch_namespace):
+                    raise
         return found
 
     def _marks(self, network: UUID) -> dict[str, str]:
@@ -175,6 +178,7 @@ class _Inner:
     """The leg's end of the cable."""
 
     up: bool = False
+    """Whether both ends are."""
     addresses: tuple[IPv4Interface, ...] = ()
 
 
@@ -187,7 +191,7 @@ def _read_interface(namespace: str) -> _Inner:
         for address in found["addr_info"]
         if address["family"] == "inet"
     ]
-    return _Inner("UP" in found["flags"], tuple(addresses))
+    return _Inner({"UP", "LOWER_UP"} <= set(found["flags"]), tuple(addresses))
 
 
 def _set_address(leg: Leg) -> None:

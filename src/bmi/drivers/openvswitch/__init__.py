@@ -1,9 +1,8 @@
 """Open vSwitch: what the switch driver, the leg driver and the lab's switch share."""
 
 from pathlib import Path
-from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from bmi.drivers import Options
 
@@ -16,18 +15,20 @@ class OvsOptions(Options):
     bridge: str = Field("br0", min_length=1)
     timeout: float = Field(10.0, gt=0)
     """Seconds until a verb that gets no answer fails."""
-    flush_flows: bool = True
+    control: Path | None = None
+    """Control socket of ovs-vswitchd; found beside the database's socket if None."""
+    flush_flows: bool = Field(default=True, validate_default=True)
     """Whether a verb returns only when no packet goes the old way any more. It needs ovs-vswitchd's control
     socket, so it works on the switch's own host only. Without it, packets of flows that are in ovs-vswitchd's
     cache go the old way for up to a second after a verb has returned."""
-    control: Path | None = None
-    """Control socket of ovs-vswitchd; found beside the database's socket if None."""
 
-    @model_validator(mode="after")
-    def _flush_needs_control(self) -> Self:
-        if self.flush_flows and self.control is None and not self.database.startswith("unix:"):
+    @field_validator("flush_flows")
+    @classmethod
+    def _flush_needs_control(cls, wanted: bool, others: ValidationInfo) -> bool:
+        remote = not str(others.data.get("database", "")).startswith("unix:")
+        if wanted and remote and others.data.get("control") is None:
             raise ValueError(
-                "flush_flows needs a database on this host (unix:/path) or the option control; "
-                "set flush_flows to false to live with a change that takes up to a second to be complete"
+                "it needs a database on this host (unix:/path) or the option control; "
+                "set it to false to live with a change that takes up to a second to be complete"
             )
-        return self
+        return wanted

@@ -116,18 +116,23 @@ class Bridge:
             }
         )
 
+    def port(self, name: str) -> BridgePort | None:
+        """Read one port; None if there is none of that name."""
+
+        def look(tables: Any) -> BridgePort | None:
+            row = self._port_row(tables, name)
+            return _port(row) if row else None
+
+        return self._database.read(look)
+
     def configure(self, name: str, columns: VlanColumns) -> Outcome | None:
         """Set what a port carries; None if there is no such port that a node can be behind."""
 
         def edit(transaction: Any, tables: Any) -> Outcome | None:
-            bridge = self._row(tables)
-            for row in bridge.ports:
-                if row.name == name != self.name and LEG_MARK not in row.external_ids:
-                    before = _columns(row)
-                    if before.keeps_list() and before != columns:
-                        _renew(bridge, row)
-                    return _set(row, _written(columns))
-            return None
+            row = self._port_row(tables, name)
+            if row is None or LEG_MARK in row.external_ids:
+                return None
+            return _set(self._row(tables), row, columns)
 
         return self._change(edit)
 
@@ -138,25 +143,23 @@ class Bridge:
             BmiError: ovs-vswitchd cannot use the interface.
         """
 
-        wanted = {**_written(columns), "external_ids": dict(external_ids)}
-
         def edit(transaction: Any, tables: Any) -> Outcome:
             bridge = self._row(tables)
-            for row in bridge.ports:
-                if row.name == name:
-                    return _set(row, wanted)
+            if row := self._port_row(tables, name):
+                row.external_ids = dict(external_ids)
+                return _set(bridge, row, columns)
             interface = transaction.insert(tables["Interface"])
             interface.name = name
             row = transaction.insert(tables["Port"])
             row.name = name
             row.interfaces = [interface]
-            for column, value in wanted.items():
-                setattr(row, column, value)
+            row.external_ids = dict(external_ids)
+            _write(row, columns)
             bridge.addvalue("ports", row)
             return Outcome.DONE
 
         outcome = self._change(edit)
-        port = self.ports().get(name)
+        port = self.port(name)
         if port is None or port.error:
             reason = port.error if port else "somebody else removed it at the same time"
             raise self._failure(
@@ -169,12 +172,11 @@ class Bridge:
         """Remove a port; its interface stays."""
 
         def edit(transaction: Any, tables: Any) -> Outcome:
-            bridge = self._row(tables)
-            for row in bridge.ports:
-                if row.name == name:
-                    bridge.delvalue("ports", row)
-                    return Outcome.DONE
-            return Outcome.ALREADY
+            row = self._port_row(tables, name)
+            if row is None:
+                return Outcome.ALREADY
+            self._row(tables).delvalue("ports", row)
+            return Outcome.DONE
 
         return self._change(edit)
 
@@ -196,6 +198,11 @@ class Bridge:
             self._vswitchd.forget(self.name, datapath_type)
         return result
 
+    def _port_row(self, tables: Any, name: str) -> Any:
+        """Return a port's row; None if there is none of that name, or it is the bridge's own."""
+        rows = self._row(tables).ports if name != self.name else []
+        return next((row for row in rows if row.name == name), None)
+
     def _row(self, tables: Any) -> Any:
         for row in tables["Bridge"].rows.values():
             if row.name == self.name:
@@ -211,23 +218,22 @@ def carriers(ports: Iterable[BridgePort]) -> list[str]:
     return [port.name for port in ports if port.columns.carries(QUARANTINE) and not port.columns.protected]
 
 
-def _set(row: Any, wanted: Mapping[str, Any]) -> Outcome:
-    """Set a port's columns, and say whether they differed."""
-    outcome = Outcome.ALREADY
-    for column, value in wanted.items():
-        if getattr(row, column) != value:
-            outcome = Outcome.DONE
-            setattr(row, column, value)
-    return outcome
+def _set(bridge: Any, row: Any, columns: VlanColumns) -> Outcome:
+    """Set what a port carries, and say whether it differed."""
+    before = _columns(row)
+    if before == columns:
+        return Outcome.ALREADY
+    if before.keeps_list():
+        _renew(bridge, row)
+    _write(row, columns)
+    return Outcome.DONE
 
 
-def _written(columns: VlanColumns) -> dict[str, Any]:
-    return {
-        "vlan_mode": [columns.vlan_mode] if columns.vlan_mode else [],
-        "tag": [] if columns.tag is None else [columns.tag],
-        "trunks": sorted(columns.trunks),
-        "protected": columns.protected,
-    }
+def _write(row: Any, columns: VlanColumns) -> None:
+    row.vlan_mode = [columns.vlan_mode] if columns.vlan_mode else []
+    row.tag = [] if columns.tag is None else [columns.tag]
+    row.trunks = sorted(columns.trunks)
+    row.protected = columns.protected
 
 
 def _renew(bridge: Any, row: Any) -> None:

@@ -61,7 +61,6 @@ _SCHEMA: dict[str, Any] = {
             "isRoot": True,
             "maxRows": 1,
             "columns": {
-                "bridges": _set(_rows("Bridge")),
                 "next_cfg": {"type": "integer"},
                 "cur_cfg": {"type": "integer"},
             },
@@ -87,7 +86,6 @@ _SCHEMA: dict[str, Any] = {
         "Interface": {
             "columns": {
                 "name": {"type": "string", "mutable": False},
-                "type": {"type": "string"},
                 "link_state": _optional({"type": "string"}),
                 "ofport": _optional({"type": "integer"}),
                 "ofport_request": _optional({"type": "integer"}),
@@ -113,7 +111,7 @@ class Database:
         self.remote = remote
         self.timeout = timeout
         self.failure = failure
-        self._lock = threading.Lock()
+        self._turn = threading.Lock()
         self._connection: Any = None
 
     def read(self, look: Look[T]) -> T:
@@ -134,36 +132,41 @@ class Database:
         return self._do(_Change(self, edit))
 
     def close(self) -> None:
-        """Let go of the connection; the next call makes another one."""
-        with self._lock:
+        """Let go of the connection, once calls under way are done; the next call makes another one."""
+        with self._turn:
             connection, self._connection = self._connection, None
-        if connection is not None and not connection.stop(_STOP_DEADLINE):
-            raise self.failure(
-                f"the connection to {self.remote} does not end", next_step="restart BMI, and report this"
-            )
+            if connection is None:
+                return
+            if connection.thread is None:  # it never got through
+                connection.idl.close()
+            elif not connection.stop(_STOP_DEADLINE):
+                raise self.failure(
+                    f"the connection to {self.remote} does not end", next_step="restart BMI, and report this"
+                )
 
     def _do(self, work: "_Work[T]") -> T:
-        connection = self._connected()
-        work.replica = connection.idl
+        # One at a time is what the connection's thread does anyway; here each has the same time to wait.
+        if not self._turn.acquire(timeout=self.timeout):
+            raise self.silent("was busy with other calls, and did not get to this one")
         try:
+            connection = self._connected()
+            work.begin(connection.idl)
             connection.queue_txn(work)
-            result = work.results.get(timeout=max(0.0, work.deadline - time.monotonic()) + _GRACE)
+            result = work.results.get(timeout=self.timeout + _GRACE)
         except (TimeoutException, queue.Empty) as error:
-            raise self.silent("is busy with other calls") from error
+            raise self.silent("did not answer") from error
+        finally:
+            self._turn.release()
         if isinstance(result, ExceptionResult):
             raise result.ex
         found: T = result
         return found
 
     def _connected(self) -> Any:
-        with self._lock:
-            if self._connection is None:
-                self._connection = Connection(_Replica(self.remote), self.timeout)
-            try:
-                self._connection.start()
-            except TimeoutException as error:
-                raise self.silent("did not answer") from error
-            return self._connection
+        if self._connection is None:
+            self._connection = Connection(_Replica(self.remote), self.timeout)
+        self._connection.start()
+        return self._connection
 
     def silent(self, what: str) -> BmiError:
         """Return the error that tells of a server which does not answer."""
@@ -191,10 +194,14 @@ class _Work(Generic[T]):
 
     def __init__(self, database: Database) -> None:
         self.results: queue.Queue[Any] = queue.Queue(1)
-        self.deadline = time.monotonic() + database.timeout
-        self.replica: Any = None
-        """The connection's."""
         self._database = database
+        self._replica: Any = None
+        self._deadline = 0.0
+
+    def begin(self, replica: Any) -> None:
+        """Let its time run."""
+        self._replica = replica
+        self._deadline = time.monotonic() + self._database.timeout
 
     def do_commit(self) -> T:
         """Do it, and return the caller's answer."""
@@ -213,10 +220,10 @@ class _Work(Generic[T]):
             count: Count it as a change that ovs-vswitchd must follow.
         """
         while True:
-            seen = self.replica.change_seqno
-            transaction = Transaction(self.replica)
+            seen = self._replica.change_seqno
+            transaction = Transaction(self._replica)
             try:
-                result = edit(transaction, self.replica.tables)
+                result = edit(transaction, self._replica.tables)
                 if count:
                     self._root().increment("next_cfg")
             except BaseException:
@@ -234,12 +241,12 @@ class _Work(Generic[T]):
                     f"ovsdb-server at {self._database.remote} refuses the change: {transaction.get_error()}",
                     next_step="look at the bridge with ovs-vsctl show",
                 )
-            while self.replica.change_seqno == seen:
+            while self._replica.change_seqno == seen:
                 self._wait("could not be reached")
 
     def _until_followed(self, wanted: int) -> None:
         while self._root().cur_cfg < wanted:
-            if time.monotonic() >= self.deadline:
+            if time.monotonic() >= self._deadline:
                 raise self._database.failure(
                     f"ovs-vswitchd at {self._database.remote} did not carry out the configuration within "
                     f"{self._database.timeout:g} s",
@@ -248,20 +255,20 @@ class _Work(Generic[T]):
             self._pump()
 
     def _wait(self, what: str) -> None:
-        if time.monotonic() >= self.deadline:
+        if time.monotonic() >= self._deadline:
             raise self._database.silent(what)
         self._pump()
 
     def _pump(self) -> None:
         """Sleep until the server sends something, at the most until the deadline, and take it in."""
         poller = Poller()
-        self.replica.wait(poller)
-        poller.timer_wait(max(1, round(1000 * (self.deadline - time.monotonic()))))
+        self._replica.wait(poller)
+        poller.timer_wait(max(1, round(1000 * (self._deadline - time.monotonic()))))
         poller.block()
-        self.replica.run()
+        self._replica.run()
 
     def _root(self) -> Any:
-        for row in self.replica.tables["Open_vSwitch"].rows.values():
+        for row in self._replica.tables["Open_vSwitch"].rows.values():
             return row
         raise self._database.failure(
             f"the database at {self._database.remote} is empty", next_step="run ovs-vsctl init"
@@ -275,7 +282,7 @@ class _Read(_Work[T]):
 
     def _work(self) -> T:
         self._until_followed(self._root().next_cfg)
-        return self._look(self.replica.tables)
+        return self._look(self._replica.tables)
 
 
 class _Change(_Work[T]):

@@ -26,7 +26,11 @@ class OvsSwitch:
 
     def port(self, port: str) -> PortState:
         """Read a port, see `Switch`."""
-        return self._find(port, self._bridge.ports())
+        found = self._bridge.port(port)
+        if found is None or _is_leg(found):
+            known = [state.port for state in self.ports()]
+            raise unknown_port(port, f"bridge {self._bridge.name}", known)
+        return _state(found)
 
     def ports(self) -> Iterable[PortState]:
         """Read every port, see `Switch`."""
@@ -41,26 +45,19 @@ class OvsSwitch:
             # ovs-vswitchd's flow cache holds the old VLANs for a while, the new ones come into force at once.
             self._bridge.configure(port, VlanColumns.of(ISOLATED))
         outcome = self._bridge.configure(port, VlanColumns.of(vlans))
-        ports = self._bridge.ports()
-        found = self._find(port, ports)
+        found = self.port(port)
         if outcome is None or found.vlans != vlans:
             raise SwitchError(
                 f"port {port} of bridge {self._bridge.name} was set to VLAN {vlans}, but has {found.vlans}",
                 next_step="find out who else configures this bridge",
             )
-        if vlans == ISOLATED and (leaks := carriers(ports.values())):
+        if vlans == ISOLATED and (leaks := carriers(self._bridge.ports().values())):
             raise SwitchError(
                 f"port {port} of bridge {self._bridge.name} is in quarantine, but port {leaks[0]} carries "
                 "every VLAN, the one of the quarantine too",
                 next_step=f"give it a list of VLANs, as in ovs-vsctl set port {leaks[0]} trunks=100,101",
             )
         return outcome
-
-    def _find(self, name: str, ports: Mapping[str, BridgePort]) -> PortState:
-        if name not in ports or _is_leg(ports[name]):
-            known = [port.name for port in ports.values() if not _is_leg(port)]
-            raise unknown_port(name, f"bridge {self._bridge.name}", known)
-        return _state(ports[name])
 
 
 def _is_leg(port: BridgePort) -> bool:

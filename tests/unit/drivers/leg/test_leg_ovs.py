@@ -184,6 +184,14 @@ def set_down(lab: OpenVSwitch, leg: Leg) -> None:
     run(["ip", "-n", leg.namespace, "link", "set", "eth0", "down"])
 
 
+def set_other_end_down(lab: OpenVSwitch, leg: Leg) -> None:
+    run(["ip", "-n", lab.namespace, "link", "set", f"leg{short(leg.network)}", "down"])
+
+
+def list_vlans(lab: OpenVSwitch, leg: Leg) -> None:
+    vsctl(lab, "set", "Port", f"leg{short(leg.network)}", "vlan_mode=trunk", "trunks=7,8")
+
+
 def move_port(lab: OpenVSwitch, leg: Leg) -> None:
     vsctl(lab, "set", "Port", f"leg{short(leg.network)}", "tag=7")
 
@@ -203,6 +211,8 @@ DAMAGE = [
     remove_namespace,
     remove_address,
     set_down,
+    set_other_end_down,
+    list_vlans,
     move_port,
     open_port,
     add_address,
