@@ -1,5 +1,6 @@
 """A whole service on memory drivers, for tests of what the rooms do with each other."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -10,6 +11,7 @@ from fastapi.testclient import TestClient
 
 from bmi import server
 from bmi.access.service import ADMIN_TOKEN_FILE, bootstrap
+from bmi.boot.dhcp_log import BootEvent
 from bmi.boot.dnsmasq import BootHost, Dnsmasq
 from bmi.boot.listen import NodeHttp
 from bmi.drivers import Outcome
@@ -27,11 +29,10 @@ class FakeDnsmasq:
 
     def __init__(self) -> None:
         self.hosts: dict[UUID, list[BootHost]] = {}
-        self.broken: Exception | None = None
+        self.seen: defaultdict[UUID, list[BootEvent]] = defaultdict(list)
+        """What the next call of `events` returns."""
 
     def serve(self, leg: Leg, hosts: Sequence[BootHost]) -> Outcome:
-        if self.broken:
-            raise self.broken
         self.hosts[leg.network] = list(hosts)
         return Outcome.DONE
 
@@ -44,8 +45,8 @@ class FakeDnsmasq:
     def leases(self, network: UUID) -> list[Any]:
         return []
 
-    def events(self, network: UUID) -> list[Any]:
-        return []
+    def events(self, network: UUID) -> list[BootEvent]:
+        return self.seen.pop(network, [])
 
     def on_exit(self, call: object) -> None:
         pass

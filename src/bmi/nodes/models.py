@@ -48,4 +48,4 @@ class Nic(Table):
     switch: Mapped[str]
     port: Mapped[str]
 
-    node: Mapped[Node] = relationship(back_populates="nics")
+    node: Mapped[Node] = relationship(back_populates="nics", lazy="joined")

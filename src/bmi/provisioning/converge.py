@@ -150,27 +150,38 @@ def _examine_networks(parts: Parts) -> Iterator[Finding]:
 
 
 def _examine_exports(parts: Parts) -> Iterator[Finding]:
-    with parts.db.read() as session:
-        wanted = {boot.iqn(parts, row): row for row in session.scalars(select(Boot)) if row.exported}
+    before = _exports(parts)
     real = {export.iqn for portal in parts.target.portals() for export in parts.target.exports(portal)}
-    for iqn in sorted(set(wanted) - real):
-        name = wanted[iqn].node.name
+    after = _exports(parts)
+    # What came or went while this looked is neither missing nor an orphan.
+    for iqn in sorted(before.keys() & after.keys() - real):
         yield Finding(
-            kind="missing", family="target", thing=iqn, message=f"the disk of node {name} is not exported"
+            kind="missing",
+            family="target",
+            thing=iqn,
+            message=f"the disk of node {after[iqn]} is not exported",
         )
-    for iqn in sorted(real - set(wanted)):
+    for iqn in sorted(real - before.keys() - after.keys()):
         yield Finding(kind="orphan", family="target", thing=iqn, message="no boot record needs this export")
+
+
+def _exports(parts: Parts) -> dict[str, str]:
+    """Return the exports that should be there, with the names of their nodes."""
+    with parts.db.read() as session:
+        rows = session.scalars(select(Boot).where(Boot.exported)).all()
+        return {boot.iqn(parts, row): row.node.name for row in rows}
 
 
 def _examine_volumes(parts: Parts) -> Iterator[Finding]:
     with parts.db.read() as session:
-        wanted = _volumes(session)
+        before, known_before = _volumes(session), _volumes(session, all=True)
     real = {info.volume for info in parts.storage.volumes()}
     with parts.db.read() as session:
-        known = wanted | _volumes(session, all=True)
-    for volume in sorted(wanted - real, key=str):
+        after, known_after = _volumes(session), _volumes(session, all=True)
+    # What came or went while this looked is neither missing nor an orphan.
+    for volume in sorted(before & after - real, key=str):
         yield Finding(kind="missing", family="storage", thing=str(volume), message="its content is gone")
-    for volume in sorted(real - known, key=str):
+    for volume in sorted(real - known_before - known_after, key=str):
         yield Finding(kind="orphan", family="storage", thing=str(volume), message="nothing refers to it")
 
 
@@ -191,7 +202,9 @@ def _examine_ports(parts: Parts) -> Iterator[Finding]:
         wanted = [(nic, vlans_of(session, nic.id)) for nic in session.scalars(select(Nic))]
     for nic, vlans in wanted:
         found = switch_of(parts, nic.switch).port(nic.port).vlans
-        if found != vlans:
+        with parts.db.read() as session:
+            changing = vlans_of(session, nic.id) != vlans
+        if found != vlans and not changing:
             yield Finding(
                 kind="differs",
                 family="switch",

@@ -182,9 +182,11 @@ def provision(run: Run) -> None:
         return "off, confirmed by the BMC"
 
     def clone() -> str:
+        if not run.request["clone"]:
+            return f"{record.disk.name}, as it is"
         image = record.disk.image
-        if not run.request["clone"] or image is None:
-            return f"disk {record.disk.name} is kept as it is"
+        if image is None:
+            raise WrongState(f"the image of disk {record.disk.name} is gone", next_step="name another image")
         outcome = parts.storage.clone(image.id, record.disk_id, record.disk.size)
         with parts.db.write() as session:
             session.get_one(Disk, record.disk_id).state = "ready"

@@ -1,0 +1,117 @@
+"""What nodes do while they boot lands on their timelines, and moves the boot forward."""
+
+from datetime import UTC, datetime
+from ipaddress import IPv4Address
+from typing import Any, cast
+
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import select
+
+from bmi.api.nodes import Milestone
+from bmi.boot.dhcp_log import BootEvent, Kind
+from bmi.boot.models import Boot
+from bmi.boot.monitor import Monitor
+from bmi.boot.watch import diagnosis
+from bmi.drivers.target.memory import MemoryTarget
+from bmi.parts import Parts
+
+
+@pytest.fixture
+def record(api: TestClient, site: Any, parts: Parts) -> Boot:
+    site.project("red")
+    site.network("net", "red")
+    site.image("golden")
+    site.node("n1", 1)
+    body = {"image": "golden", "network": "net", "project": "red", "until": "power"}
+    site.ended(api.post("/v1/nodes/n1/provision", json=body))
+    return current(parts)
+
+
+def current(parts: Parts) -> Boot:
+    with parts.db.read() as session:
+        return session.scalars(select(Boot)).one()
+
+
+def events(api: TestClient) -> list[tuple[str, str]]:
+    found = api.get("/v1/nodes/n1/events").json()["items"]
+    return [(event["kind"], event["message"]) for event in found]
+
+
+def saw(parts: Parts, record: Boot, kind: Kind, detail: str, *, mac: str | None, address: str | None) -> None:
+    """Let the network's dnsmasq have seen something."""
+    fake = cast("Any", parts.dnsmasq)
+    at = IPv4Address(address) if address else None
+    fake.seen[record.attachment.network_id].append(BootEvent(kind, mac, at, detail, datetime.now(UTC)))
+
+
+def test_dhcp_and_tftp_are_told_from_the_card_or_the_address(
+    api: TestClient, parts: Parts, record: Boot
+) -> None:
+    mac, address = record.attachment.nic.mac, record.attachment.address
+    saw(parts, record, Kind.DISCOVER, "UEFI firmware", mac=mac, address=None)
+    saw(parts, record, Kind.ACK, "", mac=mac, address=address)
+    saw(parts, record, Kind.SENT, "snponly.efi", mac=None, address=address)
+    Monitor(parts).look()
+    assert events(api)[-3:] == [
+        ("dhcp.discover", "UEFI firmware"),
+        ("dhcp.ack", f"got the address {address}"),
+        ("tftp.sent", "snponly.efi"),
+    ]
+    assert current(parts).milestone is Milestone.DHCP
+
+
+def test_what_a_stranger_does_is_not_on_the_nodes_timeline(
+    api: TestClient, parts: Parts, record: Boot
+) -> None:
+    before = events(api)
+    saw(parts, record, Kind.REFUSED, "unknown", mac="52:54:00:99:99:99", address=None)
+    Monitor(parts).look()
+    assert events(api) == before
+
+
+def test_each_log_in_is_told_once(api: TestClient, parts: Parts, record: Boot) -> None:
+    target = cast("MemoryTarget", parts.target)
+    (portal,) = target.portals()
+    (export,) = target.exports(portal)
+    monitor = Monitor(parts)
+    target.log_in(portal, export.iqn, "10.64.0.1")
+    monitor.look()
+    monitor.look()
+    target.log_in(portal, export.iqn, "10.64.0.1")
+    monitor.look()
+    told = [message for kind, message in events(api) if kind == "iscsi.login"]
+    assert told == [f"logged in to {export.iqn} from 10.64.0.1"] * 2
+    assert current(parts).milestone is Milestone.LOGIN
+
+
+def test_a_boot_never_goes_back(parts: Parts, record: Boot) -> None:
+    target = cast("MemoryTarget", parts.target)
+    (portal,) = target.portals()
+    (export,) = target.exports(portal)
+    monitor = Monitor(parts)
+    target.log_in(portal, export.iqn)
+    monitor.look()
+    # The operating system asks for its address again.
+    saw(parts, record, Kind.ACK, "", mac=record.attachment.nic.mac, address=record.attachment.address)
+    monitor.look()
+    assert current(parts).milestone is Milestone.LOGIN
+
+
+@pytest.mark.parametrize(
+    ("milestone", "cause", "advice"),
+    [
+        (None, "no DHCP request from 52:54:00:00:00:01 in 90 s", "port port1 of switch sw1"),
+        (Milestone.POWER, "no DHCP request", "VLAN 100"),
+        (Milestone.DHCP, "never fetched its boot script", "console"),
+        (Milestone.SCRIPT, "did not log in to its disk", "MTU"),
+        (Milestone.LOGIN, "did not report to be up", "--until login"),
+    ],
+)
+def test_a_boot_that_stops_is_diagnosed_by_how_far_it_came(
+    record: Boot, milestone: Milestone | None, cause: str, advice: str
+) -> None:
+    record.milestone = milestone
+    error = diagnosis(record, 90)
+    assert cause in error.message
+    assert advice in error.next_step
