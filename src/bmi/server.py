@@ -112,7 +112,7 @@ def build_app(parts: Parts) -> FastAPI:
         version=__version__,
         lifespan=lifespan,
         responses=PROBLEMS,
-        docs_url="/docs",
+        docs_url=None,  # its page would load scripts from elsewhere
         redoc_url=None,
     )
     answer_errors(app)

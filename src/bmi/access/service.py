@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, exists, or_, select
+from sqlalchemy import ColumnElement, Select, exists, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -140,6 +140,14 @@ def visible(
     if only is not None and _shared(action):
         return or_(only, column.is_(None))
     return only
+
+
+def select_visible(
+    session: Session, caller: Caller, table: type[T], action: Action, project: str | None
+) -> Select[T]:
+    """Return the query for the rows of a table that a caller sees, of one project if one is named."""
+    limit = visible(session, caller, table, action, project)
+    return select(table) if limit is None else select(table).where(limit)
 
 
 def create_project(session: Session, name: str) -> Project:

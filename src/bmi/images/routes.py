@@ -1,11 +1,10 @@
 """HTTP of images and disks."""
 
 from fastapi import APIRouter, Response
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from bmi.access.policy import Action
-from bmi.access.service import find_owned, visible
+from bmi.access.service import find_owned, select_visible
 from bmi.api import images as wire
 from bmi.api.common import Page
 from bmi.api.operations import Operation
@@ -30,10 +29,7 @@ def build_image(service: TheService, who: Who, body: wire.ImageBuild, response: 
 def list_images(service: TheService, who: Who, paging: Pages, project: InProject = None) -> Page[wire.Image]:
     """List the project's images and everybody's, oldest first."""
     with service.parts.db.read() as session:
-        query = select(Image)
-        seen = visible(session, who, Image, Action.IMAGE_READ, project)
-        if seen is not None:
-            query = query.where(seen)
+        query = select_visible(session, who, Image, Action.IMAGE_READ, project)
         rows, following = page(session, query, Image, limit=paging.limit, cursor=paging.cursor)
         return Page(items=[_image(service.parts.storage, row) for row in rows], next=following)
 
@@ -64,10 +60,7 @@ def create_disk(service: TheService, who: Who, body: wire.DiskCreate, response: 
 def list_disks(service: TheService, who: Who, paging: Pages, project: InProject = None) -> Page[wire.Disk]:
     """List the project's disks, oldest first."""
     with service.parts.db.read() as session:
-        query = select(Disk)
-        seen = visible(session, who, Disk, Action.DISK_READ, project)
-        if seen is not None:
-            query = query.where(seen)
+        query = select_visible(session, who, Disk, Action.DISK_READ, project)
         rows, following = page(session, query, Disk, limit=paging.limit, cursor=paging.cursor)
         return Page(items=[_disk(session, service.parts.storage, row) for row in rows], next=following)
 

@@ -4,7 +4,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -286,6 +286,8 @@ class Lab:
     def _remove_run_files(self) -> None:
         if site := self._site():
             shutil.rmtree(_RUN / site.installation, ignore_errors=True)
+            with suppress(OSError):  # another installation's files are there, or it is gone
+                _RUN.rmdir()
 
     def _legs(self, layout: Layout) -> Legs:
         site = self._site()

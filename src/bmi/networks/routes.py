@@ -1,10 +1,9 @@
 """HTTP of networks."""
 
 from fastapi import APIRouter, Response
-from sqlalchemy import select
 
 from bmi.access.policy import Action
-from bmi.access.service import find_owned, visible
+from bmi.access.service import find_owned, select_visible
 from bmi.api import networks as wire
 from bmi.api.common import Page
 from bmi.api.operations import Operation
@@ -29,10 +28,7 @@ def list_networks(
 ) -> Page[wire.Network]:
     """List the project's networks, oldest first."""
     with service.parts.db.read() as session:
-        query = select(Network)
-        seen = visible(session, who, Network, Action.NETWORK_READ, project)
-        if seen is not None:
-            query = query.where(seen)
+        query = select_visible(session, who, Network, Action.NETWORK_READ, project)
         rows, following = page(session, query, Network, limit=paging.limit, cursor=paging.cursor)
         return Page(items=[_network(row) for row in rows], next=following)
 

@@ -5,7 +5,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from bmi.access.policy import Action, Caller, authorize
-from bmi.access.service import find_owned, visible
+from bmi.access.service import find_owned, select_visible
 from bmi.api import nodes as wire
 from bmi.api.common import Page
 from bmi.api.operations import Event as WireEvent
@@ -44,10 +44,7 @@ def list_nodes(
 ) -> Page[wire.Node]:
     """List the project's nodes and the free ones, oldest first."""
     with service.parts.db.read() as session:
-        query = select(Node)
-        seen = visible(session, who, Node, Action.NODE_READ, project)
-        if seen is not None:
-            query = query.where(seen)
+        query = select_visible(session, who, Node, Action.NODE_READ, project)
         if state is not None:
             query = query.where(Node.state == state)
         rows, following = page(session, query, Node, limit=paging.limit, cursor=paging.cursor)

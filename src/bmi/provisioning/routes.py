@@ -12,7 +12,7 @@ from fastapi.responses import StreamingResponse
 from sqlalchemy import select
 
 from bmi.access.policy import Action, Caller, authorize, unknown
-from bmi.access.service import find_owned, visible
+from bmi.access.service import find_owned, select_visible
 from bmi.api import operations as wire
 from bmi.api.common import Page
 from bmi.api.doctor import Report
@@ -43,10 +43,7 @@ def list_operations(
 ) -> Page[wire.Operation]:
     """List operations, oldest first."""
     with service.parts.db.read() as session:
-        query = select(Operation)
-        seen = visible(session, who, Operation, Action.OPERATION_READ, project)
-        if seen is not None:
-            query = query.where(seen)
+        query = select_visible(session, who, Operation, Action.OPERATION_READ, project)
         if state is not None:
             query = query.where(Operation.state == state)
         if node is not None:
