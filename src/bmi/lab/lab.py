@@ -16,7 +16,7 @@ from bmi.client.profile import Profile, save
 from bmi.drivers import Site, load
 from bmi.drivers.leg import Legs
 from bmi.drivers.storage import Storage
-from bmi.errors import CommandFailed, InUse
+from bmi.errors import BmiError, CommandFailed, InUse
 from bmi.lab.bmc import Config, Controllers, Endpoint
 from bmi.lab.layout import BMC_USERNAME, BRIDGE, SWITCH, LabNode, Layout, plan
 from bmi.lab.node import VirtualNode
@@ -99,28 +99,39 @@ class Lab:
         return layout
 
     def down(self, tell: Tell) -> bool:
-        """Take the lab down, with everything that it and its service made; say whether there was one."""
+        """Take the lab down, with everything that it and its service made; say whether there was one.
+
+        Raises:
+            BmiError: Something would not go. Everything else is gone; it can be tried again.
+        """
         if not self.folder.exists():
             return False
-        layout = self.layout
-        if layout is not None:
-            with _told(tell, "service and BMCs ended"):
-                self._stop(self._service_record)
-                self._controllers(layout).stop()
-            with _told(tell, "nodes switched off"):
-                for node in self._machines(layout):
-                    node.power_off()
-            with _told(tell, "targets and DHCP servers ended"):
-                for process in processes.recorded_below(self._state):
-                    process.stop(kill=True)
-            with _told(tell, "networks and storage removed"):
-                self._remove_legs(layout)
-                self._remove_run_files()
-                self._dismantle_storage()
-            with _told(tell, "switch removed"):
-                self._switch(layout).stop()
+        failures: list[BmiError] = []
+        for what, remove in self._removals():
+            try:
+                with _told(tell, what):
+                    remove()
+            except BmiError as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
         shutil.rmtree(self.folder)
         return True
+
+    def _removals(self) -> list[tuple[str, Callable[[], None]]]:
+        """What taking down consists of, in order."""
+        layout = self.layout
+        if layout is None:
+            return []
+        return [
+            ("service ended", lambda: self._stop(self._service_record)),
+            ("BMCs ended", lambda: _ignore(self._controllers(layout).stop())),
+            ("nodes switched off", lambda: self._switch_off(layout)),
+            ("targets and DHCP servers ended", self._end_daemons),
+            ("networks removed", lambda: self._remove_legs(layout)),
+            ("storage dismantled", self._dismantle_storage),
+            ("switch removed", self._switch(layout).stop),
+        ]
 
     def status(self) -> Status:
         """Look at every part.
@@ -269,6 +280,15 @@ class Lab:
                         )
                     )
 
+    def _switch_off(self, layout: Layout) -> None:
+        for node in self._machines(layout):
+            node.power_off()
+
+    def _end_daemons(self) -> None:
+        for process in processes.recorded_below(self._state):
+            process.stop(kill=True)
+        self._remove_run_files()
+
     def _remove_legs(self, layout: Layout) -> None:
         site = self._site()
         if site is None:
@@ -351,6 +371,10 @@ options = {{ database = "{switch.db}", bridge = "{BRIDGE}", namespace = "{layout
 driver = "ovs"
 options = {{ database = "{switch.db}", bridge = "{BRIDGE}" }}
 """
+
+
+def _ignore(_: object) -> None:
+    """Drop what a verb found: done or already done is the same here."""
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import re
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -195,11 +195,10 @@ class VirtualNode:
         with self._lock:
             if not self.is_on():
                 return Outcome.ALREADY
-            if process := self.process:
-                process.stop(kill=True)
-            if qmp.listens(self._monitor):
-                with suppress(CommandFailed):  # it may end before it has answered
-                    qmp.execute(self._monitor, "quit")
+            # A starter that was killed between start and record leaves a QEMU that only its socket tells of.
+            for process in (self.process, qmp.owner(self._monitor)):
+                if process:
+                    process.stop(kill=True)
             wait_until(
                 lambda: not self.is_on(),
                 deadline=_END_DEADLINE,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bmi.errors import CommandFailed
+from bmi.processes import Process
 
 _ANSWER_DEADLINE = 10.0  # seconds; QEMU answers in a millisecond unless the host is overloaded
 
@@ -55,6 +56,17 @@ def listens(path: Path) -> bool:
         except (FileNotFoundError, ConnectionRefusedError):
             return False
         return True
+
+
+def owner(path: Path) -> Process | None:
+    """Return the QEMU that holds the socket (SO_PEERCRED, unix(7))."""
+    try:
+        with _connected(path) as client:
+            credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    except OSError:
+        return None
+    pid, _, _ = struct.unpack("3i", credentials)
+    return Process.of(pid)
 
 
 def _connected(path: Path) -> socket.socket:
