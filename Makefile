@@ -5,7 +5,7 @@ PYTHON := .venv/bin/python
 PYTEST := .venv/bin/pytest
 PART ?= control
 
-.PHONY: help setup demo test check bench clean
+.PHONY: help setup demo test thorough check bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  \033[1m%-8s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,6 +18,9 @@ demo: setup ## Boot virtual nodes of two tenants from clones of a golden image (
 
 test: setup check ## Run every test: contract, integration with real daemons, booting nodes
 	@$(PYTEST) tests/contract tests/integration tests/e2e $(ARGS)
+
+thorough: setup ## More boots: every kind of golden image on every firmware (half an hour)
+	@$(PYTEST) tests/e2e -m thorough $(ARGS)
 
 check: setup ## Format, lint, types, import rules and unit tests, in seconds
 	@.venv/bin/ruff format --check src tests bench

@@ -1,7 +1,7 @@
 """Boots real images on real firmware without a network of its own.
 
-QEMU's user-mode network hands the iPXE in the virtual NIC a script's address, and takes the guest to the host's
-loopback, where a private tgtd and a small web server listen.
+QEMU's user-mode network tells the iPXE in the virtual NIC the address of a script, and takes the guest to the
+host's loopback, where a private tgtd and a small web server listen.
 """
 
 import contextlib
@@ -10,9 +10,10 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -23,32 +24,28 @@ from uuid import uuid4
 import psutil
 import pycdlib
 
+from bmi.errors import CommandFailed
+from bmi.images.debian import Recipe, build
 from bmi.run import run
 from bmi.wait import wait_until
 
 Firmware = Literal["bios", "uefi"]
 
 HOST = "10.0.2.2"  # the host's loopback, as a guest of QEMU's user-mode network sees it
-SCRIPT = """#!ipxe
+BOOT = 240.0  # seconds from power-on to phone-home, on a shared machine of two cores without KVM
+SHUTDOWN = 60.0  # seconds
+OVMF = Path("/usr/share/OVMF")
+IMAGES = Path(tempfile.gettempdir()) / "bmi-test-images"
+"""Kept between runs: an image is named after all that goes into it."""
+
+_SCRIPT = """#!ipxe
 set initiator-iqn {initiator}
 set username {username}
 set password {password}
-set keep-san 1
 sanboot --keep iscsi:{host}::{port}:1:{iqn}
 """
-MACHINE = [
-    "-nodefaults",
-    "-display",
-    "none",
-    "-vga",
-    "none",
-    "-boot",
-    "order=n,reboot-timeout=3000",
-    "-no-user-config",
-]
-OVMF = Path("/usr/share/OVMF")
-POWER_ON_TO_PHONE_HOME = 240.0  # seconds; a shared machine with two cores and no KVM
-SSH = [
+_PASSWORD = "secret-of-12chr"
+_SSH = [
     "-o",
     "BatchMode=yes",
     "-o",
@@ -62,14 +59,19 @@ SSH = [
 ]
 
 
+def golden(recipe: Recipe) -> Path:
+    """Return a golden image, built at the first call of all runs."""
+    return build(recipe, cache=IMAGES, progress=lambda what, fraction: None)
+
+
 @dataclass(frozen=True)
 class Call:
     """One phone-home."""
 
     at: float
     """Seconds of the monotonic clock."""
-    path: str
-    form: dict[str, list[str]]
+    node: str
+    form: dict[str, str]
 
 
 @dataclass
@@ -79,47 +81,72 @@ class Node:
     name: str
     lab: "BootLab"
     folder: Path
-    firmware: Firmware
+    disk: Path
     ssh_port: int
     process: subprocess.Popen[bytes]
     started: float
+    """Seconds of the monotonic clock."""
     instance_id: str
     lines: list[tuple[float, str]] = field(default_factory=list)
     """What came over the serial line: seconds since power on, text."""
 
-    def phone_home(self, *, count: int = 1, deadline: float = POWER_ON_TO_PHONE_HOME) -> Call:
+    def phone_home(self, *, count: int = 1, deadline: float = BOOT) -> Call:
         """Wait until the node has phoned home `count` times."""
 
         def called() -> Call | None:
             assert self.process.poll() is None, f"QEMU of {self.name} ended: {self.console()[-2000:]}"
-            calls = [call for call in self.lab.calls if call.path == f"/phone-home/{self.name}"]
+            calls = [call for call in self.lab.calls if call.node == self.name]
             return calls[count - 1] if len(calls) >= count else None
 
-        return wait_until(
-            called, deadline=deadline, what=f"{self.name} to phone home", next_step=self.console()[-3000:]
-        )
+        try:
+            return wait_until(
+                called, deadline=deadline, what=f"{self.name} to phone home", next_step="", poll=0.1
+            )
+        except Exception as error:
+            error.add_note(self.console()[-4000:])
+            raise
 
     def console(self) -> str:
         return "\n".join(text for _, text in self.lines)
 
     def cpu_seconds(self) -> float:
+        """What the node has cost the host so far."""
         times = psutil.Process(self.process.pid).cpu_times()
-        return times.user + times.system
+        return float(times.user + times.system)
 
-    def ssh(self, command: str, *, timeout: float = 90.0) -> str:
-        key = self.lab.folder / "key"
-        words = ["ssh", *SSH, "-i", key, "-p", str(self.ssh_port), "root@127.0.0.1", command]
-        return run(words, timeout=timeout)
+    def ssh(self, command: str, *, key: Path | None = None, timeout: float = 90.0) -> str:
+        words = [*_SSH, "-i", str(key or self.lab.key), "-p", str(self.ssh_port), "root@127.0.0.1", command]
+        return run(["ssh", *words], timeout=timeout)
+
+    def refuses(self, key: Path) -> bool:
+        """Say whether the node's sshd turns a key down."""
+        try:
+            self.ssh("true", key=key)
+        except CommandFailed as error:
+            if "Permission denied" not in error.message:
+                raise
+            return True
+        return False
 
     def press_power_button(self) -> None:
+        """Ask for a shutdown as a management controller does (ACPI)."""
         with socket.socket(socket.AF_UNIX) as monitor:
             monitor.connect(str(self.folder / "monitor"))
             monitor.sendall(b"system_powerdown\n")
-            assert monitor.recv(4096), "QEMU's monitor hung up"
+            # A prompt before the command and one after it: closed earlier, QEMU may never read the command.
+            said = b""
+            while said.count(b"(qemu) ") < 2:
+                part = monitor.recv(4096)
+                assert part, f"QEMU's monitor hung up after {said!r}"
+                said += part
 
-    def ended(self, *, deadline: float) -> None:
+    def powers_off(self, *, deadline: float = SHUTDOWN) -> None:
         """Wait until the node has powered itself off."""
-        self.process.wait(deadline)
+        try:
+            self.process.wait(deadline)
+        except subprocess.TimeoutExpired as error:
+            error.add_note(self.console()[-4000:])
+            raise
 
     def stop(self) -> None:
         if self.process.poll() is None:
@@ -127,25 +154,35 @@ class Node:
         self.process.wait()
 
 
+@dataclass(frozen=True)
+class _Export:
+    name: str
+    disk: Path
+    seed: Path
+
+
 class BootLab:
     """A target, a web server and the nodes that boot from them. Use it as a context."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.key = folder / "key"
         self.calls: list[Call] = []
         self.nodes: list[Node] = []
-        self._stack = contextlib.ExitStack()
-        self._next_target = 1
+        self._exports: list[_Export] = []
         self._scripts: dict[str, str] = {}
+        self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> "BootLab":
-        self.folder.mkdir(exist_ok=True)
-        run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.folder / "key"])
-        self.iscsi_port, self.http_port = _free_port(), _free_port()
-        self._stack.callback(lambda: [node.stop() for node in self.nodes])
-        self._stack.enter_context(self._serving_http())
-        self.tgtd = self.start_tgtd()
-        self._stack.callback(self.stop_tgtd)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        new_key(self.key)
+        self._iscsi_port = _free_port()
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._stop_nodes)
+            self._http_port = stack.enter_context(self._serving_http())
+            self.start_target()
+            stack.callback(self.stop_target)
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -157,141 +194,152 @@ class BootLab:
         image: Path,
         *,
         firmware: Firmware = "bios",
+        key: Path | None = None,
         memory: int = 512,
-        disk: Path | None = None,
-        instance_id: str | None = None,
     ) -> Node:
-        """Boot a new node from a copy of an image, or from the disk of a node that ran before."""
+        """Boot a new node from a copy of an image, or of the disk of a node that ran before.
+
+        Args:
+            name: Host name, and name of the export.
+            image: What to copy.
+            firmware: What the server has.
+            key: SSH key that the seed lets in; the lab's own if None.
+            memory: MiB.
+        """
         folder = self.folder / f"{name}-{uuid4().hex[:6]}"
         folder.mkdir()
-        if disk is None:
-            disk = folder / "disk.raw"
-            run(["cp", "--sparse=always", image, disk])
-        instance_id = instance_id or uuid4().hex
-        seed = folder / "seed.iso"
-        url = f"http://{HOST}:{self.http_port}/phone-home/{name}"
-        write_seed(seed, name, instance_id, url, (self.folder / "key.pub").read_text())
-        self._export(name, disk, seed)
-        return self._start(name, folder, firmware, memory, instance_id)
-
-    def _start(self, name: str, folder: Path, firmware: Firmware, memory: int, instance_id: str) -> Node:
+        disk, seed, instance_id = folder / "disk.raw", folder / "seed.iso", uuid4().hex
+        run(["cp", "--sparse=always", image, disk])
+        public = (key or self.key).with_suffix(".pub").read_text()
+        write_seed(seed, name, instance_id, f"http://{HOST}:{self._http_port}/phone-home/{name}", public)
+        export = _Export(name, disk, seed)
+        self._serve(export)
+        self._exports.append(export)
         ssh_port = _free_port()
-        boot_file = f"http://{HOST}:{self.http_port}/script/{name}"
-        words = [
-            "qemu-system-x86_64", "-machine", "pc", "-accel", "tcg,thread=multi", *MACHINE,
-            "-m", str(memory), "-smp", "1",
-            "-monitor", f"unix:{folder / 'monitor'},server=on,wait=off",
-            "-netdev", f"user,id=n0,bootfile={boot_file},hostfwd=tcp:127.0.0.1:{ssh_port}-:22",
+        words = self._machine(name, folder, firmware, memory, ssh_port)
+        with (folder / "qemu.log").open("wb") as log:
+            process = subprocess.Popen(
+                words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, bufsize=0
+            )
+        node = Node(name, self, folder, disk, ssh_port, process, time.monotonic(), instance_id)
+        self.nodes.append(node)
+        threading.Thread(target=_read_serial, args=(node,), daemon=True).start()
+        return node
+
+    def _machine(
+        self, name: str, folder: Path, firmware: Firmware, memory: int, ssh_port: int
+    ) -> list[str | Path]:
+        script = f"http://{HOST}:{self._http_port}/script/{name}"
+        # fmt: off
+        words: list[str | Path] = [
+            "qemu-system-x86_64", "-machine", "pc", "-accel", "tcg,thread=multi", "-m", str(memory), "-smp", "1",
+            "-no-user-config", "-nodefaults", "-display", "none", "-vga", "none",
+            "-boot", "order=n,reboot-timeout=3000",
+            "-netdev", f"user,id=n0,bootfile={script},hostfwd=tcp:127.0.0.1:{ssh_port}-:22",
             "-device", f"virtio-net-pci,netdev=n0,mac=52:54:00:{os.urandom(3).hex(':')}",
             "-chardev", "stdio,id=s0,signal=off", "-device", "isa-serial,chardev=s0",
-        ]  # fmt: skip
+            "-monitor", f"unix:{folder / 'monitor'},server=on,wait=off",
+        ]
+        # fmt: on
         if firmware == "uefi":
             variables = folder / "vars.fd"
             shutil.copy(OVMF / "OVMF_VARS_4M.fd", variables)
             code = OVMF / "OVMF_CODE_4M.fd"
             words += ["-drive", f"if=pflash,unit=0,format=raw,readonly=on,file={code}"]
             words += ["-drive", f"if=pflash,unit=1,format=raw,file={variables}"]
-        with (folder / "qemu.log").open("wb") as log:
-            process = subprocess.Popen(
-                words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, bufsize=0
-            )
-        node = Node(name, self, folder, firmware, ssh_port, process, time.monotonic(), instance_id)
-        self.nodes.append(node)
-        threading.Thread(target=_read_serial, args=(node,), daemon=True).start()
-        return node
+        return words
+
+    def _stop_nodes(self) -> None:
+        for node in self.nodes:
+            node.stop()
 
     # --- the target --------------------------------------------------------------------------------------
 
-    def start_tgtd(self) -> subprocess.Popen[bytes]:
+    def start_target(self) -> None:
+        """Start a target with all that was exported before, as a gateway does that comes back."""
         with (self.folder / "tgtd.log").open("ab") as log:
-            daemon = subprocess.Popen(
-                ["tgtd", "-f", "-C", "41", "-t", "4", "--iscsi", f"portal=127.0.0.1:{self.iscsi_port}"],
-                env={**os.environ, **self._tgt_env},
+            self._tgtd = subprocess.Popen(
+                ["tgtd", "-f", "-C", "41", "-t", "4", "--iscsi", f"portal=127.0.0.1:{self._iscsi_port}"],
+                env={**os.environ, **self._tgt_environment},
                 stdout=log,
                 stderr=log,
             )
-        wait_until(
-            lambda: _listens(self.iscsi_port), deadline=10, what="tgtd to listen", next_step="see tgtd.log"
-        )
-        return daemon
+        _wait(lambda: _listens(self._iscsi_port), "tgtd to listen")
+        for export in self._exports:
+            self._serve(export)
 
-    def stop_tgtd(self) -> None:
-        self.tgtd.kill()
-        self.tgtd.wait()
-
-    def restart_tgtd(self) -> None:
-        """Kill the target under its nodes and make everything again, as a gateway that fails does."""
-        self.stop_tgtd()
-        again, self._exports, self._next_target = self._exports, [], 1
-        self.tgtd = self.start_tgtd()
-        for export in again:
-            self._export(*export)
+    def stop_target(self) -> None:
+        self._tgtd.kill()
+        self._tgtd.wait()
 
     def bytes_read(self) -> int:
         """Bytes that the target has read from its files."""
-        return int(psutil.Process(self.tgtd.pid).io_counters().read_chars)
+        return int(psutil.Process(self._tgtd.pid).io_counters().read_chars)
 
     @property
-    def _tgt_env(self) -> dict[str, str]:
+    def _tgt_environment(self) -> dict[str, str]:
         return {"TGT_IPC_SOCKET": str(self.folder / "ipc")}
 
-    _exports: list[tuple[str, Path, Path]]
-
-    def _export(self, name: str, disk: Path, seed: Path) -> None:
-        tid = str(self._next_target)
-        self._next_target += 1
-        if not hasattr(self, "_exports"):
-            self._exports = []
-        self._exports.append((name, disk, seed))
-        iqn, initiator, user, password = (f"iqn.2026-01.test:{name}", f"iqn.2026-01.test:node-{name}",
-                                          f"user-{name}", "secret-of-12chr")  # fmt: skip
-        unit = ["--op", "new", "--mode", "logicalunit", "--tid", tid, "--bstype", "rdwr"]
-        for words in (
-            ["--op", "new", "--mode", "target", "--tid", tid, "-T", iqn],
-            [*unit, "--lun", "1", "-b", disk],
-            [*unit, "--lun", "2", "-b", seed],
-            ["--op", "new", "--mode", "account", "--user", user, "--password", password],
-            ["--op", "bind", "--mode", "account", "--tid", tid, "--user", user],
-            ["--op", "bind", "--mode", "target", "--tid", tid, "-Q", initiator],
-        ):
-            run(["tgtadm", "-C", "41", "--lld", "iscsi", *map(str, words)], env=self._tgt_env)
-        self._scripts[name] = SCRIPT.format(
-            initiator=initiator, username=user, password=password, host=HOST, port=self.iscsi_port, iqn=iqn
+    def _serve(self, export: _Export) -> None:
+        name = export.name
+        tid = str(1 + [*self._exports, export].index(export))
+        iqn, initiator, user = f"iqn.2026-01.test:{name}", f"iqn.2026-01.test:node-{name}", f"user-{name}"
+        unit = ["--op", "new", "--mode", "logicalunit", "--bstype", "rdwr"]
+        verbs: list[list[str | Path]] = [
+            ["--op", "new", "--mode", "target", "-T", iqn],
+            [*unit, "--lun", "1", "-b", export.disk],
+            [*unit, "--lun", "2", "-b", export.seed],
+            ["--op", "new", "--mode", "account", "--user", user, "--password", _PASSWORD],
+            ["--op", "bind", "--mode", "account", "--user", user],
+            ["--op", "bind", "--mode", "target", "-Q", initiator],
+        ]
+        for verb in verbs:
+            which = [] if "account" in verb and "new" in verb else ["--tid", tid]
+            run(["tgtadm", "-C", "41", "--lld", "iscsi", *verb, *which], env=self._tgt_environment)
+        self._scripts[name] = _SCRIPT.format(
+            initiator=initiator, username=user, password=_PASSWORD, host=HOST, port=self._iscsi_port, iqn=iqn
         )
 
     # --- scripts and phone-home --------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _serving_http(self) -> Iterator[None]:
+    def _serving_http(self) -> Iterator[int]:
         lab = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                name = self.path.rsplit("/", 1)[1]
-                body = lab._scripts[name].encode()
+                body = lab._scripts[self.path.removeprefix("/script/")].encode()
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
 
             def do_POST(self) -> None:
+                assert self.headers["Content-Type"] == "application/x-www-form-urlencoded"
                 body = self.rfile.read(int(self.headers["Content-Length"])).decode()
-                lab.calls.append(Call(time.monotonic(), self.path, parse_qs(body)))
+                form = {name: values[0] for name, values in parse_qs(body, strict_parsing=True).items()}
+                lab.calls.append(Call(time.monotonic(), self.path.removeprefix("/phone-home/"), form))
                 self.send_response(204)
                 self.end_headers()
 
             def log_message(self, format: str, *args: object) -> None:
                 """Keep the test's output to what the test says."""
 
-        server = ThreadingHTTPServer(("127.0.0.1", self.http_port), Handler)
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         try:
-            yield
+            yield server.server_port
         finally:
             server.shutdown()
             server.server_close()
             thread.join()
+
+
+def new_key(path: Path) -> Path:
+    """Make an SSH key pair, and return the secret one's path."""
+    run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path])
+    return path
 
 
 def write_seed(path: Path, hostname: str, instance_id: str, url: str, keys: str) -> None:
@@ -319,10 +367,15 @@ phone_home:
     iso.new(vol_ident="cidata", joliet=3, rock_ridge="1.09")
     iso.add_directory("/BMI", rr_name="bmi", joliet_path="/bmi")
     for number, (name, text) in enumerate(files.items()):
+        folder = "/BMI" if name.startswith("bmi/") else ""
         content = text.encode()
-        folder = "/BMI/" if "/" in name else "/"
-        iso.add_fp(io.BytesIO(content), len(content), f"{folder}F{number}.;1",
-                   rr_name=name.split("/")[-1], joliet_path=f"/{name}")  # fmt: skip
+        iso.add_fp(
+            io.BytesIO(content),
+            len(content),
+            f"{folder}/F{number}.;1",
+            rr_name=name.removeprefix("bmi/"),
+            joliet_path=f"/{name}",
+        )
     iso.write(str(path))
     iso.close()
 
@@ -338,6 +391,10 @@ def _read_serial(node: Node) -> None:
             *complete, rest = (rest + chunk).split(b"\n")
             now = time.monotonic() - node.started
             node.lines += [(now, line.decode(errors="replace").rstrip("\r")) for line in complete]
+
+
+def _wait(condition: Callable[[], bool], what: str) -> None:
+    wait_until(condition, deadline=10, what=what, next_step="look at the logs in the test's folder")
 
 
 def _free_port() -> int:

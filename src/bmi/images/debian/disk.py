@@ -67,39 +67,20 @@ def _make_bootable(disk: Path) -> None:
     loader = work / "BOOTX64.EFI"
     loader.write_bytes(grub.uefi_loader(work, partition=_ROOT_NUMBER))
     esp = f"{disk}@@{_ESP.start}"
-    sectors = _ESP.size // grub.SECTOR
-    # The start sector goes into the FAT header (hidden sectors), where some firmware looks.
-    run(
-        [
-            "mformat",
-            "-i",
-            esp,
-            "-v",
-            "ESP",
-            "-T",
-            str(sectors),
-            "-h",
-            "64",
-            "-s",
-            "32",
-            "-c",
-            "4",
-            "-H",
-            str(_ESP.start // grub.SECTOR),
-            "::",
-        ]
-    )
+    # The size in sectors, an invented geometry, and the start of the partition, which stands in the FAT header.
+    sectors, start = str(_ESP.size // grub.SECTOR), str(_ESP.start // grub.SECTOR)
+    geometry = ["-T", sectors, "-h", "64", "-s", "32", "-c", "4", "-H", start]
+    run(["mformat", "-i", esp, "-v", "ESP", *geometry, "::"])
     run(["mmd", "-i", esp, "::/EFI", "::/EFI/BOOT"])
     run(["mcopy", "-i", esp, loader, "::/EFI/BOOT/BOOTX64.EFI"])
 
 
 def _fill(root: Path, disk: Path, partition: _Partition, label: str, as_root: tuple[str, ...]) -> None:
-    # GRUB 2.06 cannot read a file system with metadata_csum_seed. The file is new, so all that is not written
-    # is zero already: neither mke2fs nor the node's kernel has to write zeros over it.
-    run(
-        [*as_root, "mke2fs", "-q", "-t", "ext4", "-L", label, "-d", root, "-m", "1", "-J", "size=16"]
-        + ["-O", "^metadata_csum_seed,^orphan_file"]
-        + ["-E", f"offset={partition.start},assume_storage_prezeroed=1,nodiscard"]
-        + [str(disk), f"{partition.size // 1024}k"],
-        timeout=_MKFS_TIMEOUT,
-    )
+    words: list[str | Path] = [*as_root, "mke2fs", "-q", "-t", "ext4", "-L", label, "-d", root, "-m", "1"]
+    # Enough for the little that a root file system writes at once; the default is 64 MiB of every clone.
+    words += ["-J", "size=16"]
+    # GRUB 2.06 cannot read a file system that has these.
+    words += ["-O", "^metadata_csum_seed,^orphan_file"]
+    # The file is new, so what is not written is zero: neither mke2fs nor the node has to write zeros over it.
+    words += ["-E", f"offset={partition.start},assume_storage_prezeroed=1,nodiscard"]
+    run([*words, disk, f"{partition.size // 1024}k"], timeout=_MKFS_TIMEOUT)

@@ -20,14 +20,9 @@ class Kernel(StrEnum):
     GENERIC = "generic"
     """`linux-image-amd64`: every server; its initramfs carries all drivers and boots more slowly."""
 
-    @property
-    def package(self) -> str:
-        """Name of the Debian package."""
-        return "linux-image-cloud-amd64" if self is Kernel.CLOUD else "linux-image-amd64"
-
 
 class Recipe(BaseModel):
-    """A golden image: two equal recipes give the same image."""
+    """What goes into a golden image."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -36,15 +31,15 @@ class Recipe(BaseModel):
     size: Annotated[int, Field(ge=GIB, multiple_of=1024**2)] = 2 * GIB
     """Bytes of the whole disk. The file is sparse, so unused room costs nothing."""
     label: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,16}$")] = "bmi-root"
-    """Label of the root file system, by which the kernel finds it (16 characters: ext4)."""
+    """Label of the root file system, by which the kernel finds it (at most 16 characters: ext4)."""
     kernel: Kernel = Kernel.CLOUD
     cloud_init: bool = False
-    """Whether cloud-init sets the node up from its seed; else a small script of BMI does, much faster."""
+    """Whether cloud-init sets the node up from its seed; else a small script does, in half the time."""
     packages: tuple[Package, ...] = ()
     """More Debian packages."""
     kernel_arguments: tuple[KernelArgument, ...] = ()
     """Added to the kernel's command line, as in `mitigations=off`."""
-    mirror: str | None = None
-    """URL of the Debian mirror; None takes the host's own apt sources for the suite."""
+    mirror: Annotated[str, StringConstraints(pattern=r"^https?://[^\s]+$")] | None = None
+    """URL of a Debian mirror; None takes the host's own apt sources for the suite."""
     serial: str = ""
-    """Any word; change it (to the date, say) to build afresh with the packages of that day."""
+    """Any word; change it (to the date, say) to build afresh, with the packages of that day."""

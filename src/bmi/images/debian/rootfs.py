@@ -16,12 +16,17 @@ FILES = Path(__file__).parent / "files"
 _TIMEOUT = 1200.0  # seconds for all packages; a slow mirror takes minutes
 _UNPACK_TIMEOUT = 300.0  # seconds
 
+# fmt: off
 _PACKAGES = (
-    "systemd-sysv", "udev", "kmod", "initramfs-tools", "open-iscsi", "openssh-server", "iproute2",
-    "iputils-ping", "busybox", "procps", "wget",
-    "netcat-openbsd", "usr-is-merged",
-)  # fmt: skip
+    "systemd-sysv", "udev", "kmod", "initramfs-tools", "open-iscsi", "openssh-server", "usr-is-merged",
+    "iproute2", "iputils-ping", "busybox", "procps", "wget", "netcat-openbsd",
+)
+# fmt: on
 _CLOUD_INIT = ("cloud-init", "sudo", "systemd-resolved")
+_FOR_KERNEL = {
+    Kernel.CLOUD: ("linux-image-cloud-amd64",),
+    Kernel.GENERIC: ("linux-image-amd64", "systemd-timesyncd"),
+}
 
 _NOT_UNPACKED = (
     "path-exclude=/usr/share/man/*",
@@ -33,22 +38,24 @@ _NOT_UNPACKED = (
 )
 
 _KERNEL_ARGUMENTS = {
-    # A virtual machine has one NIC, whatever the name; auditing costs each system call.
-    Kernel.CLOUD: ("ro", "audit=0", "net.ifnames=0"),
+    # A virtual machine has one NIC, whatever the name. Auditing costs each system call; the kernel's tests of
+    # its own cryptography cost each start.
+    Kernel.CLOUD: ("ro", "audit=0", "net.ifnames=0", "cryptomgr.notests"),
     Kernel.GENERIC: ("ro", "ip=dhcp"),
 }
 _CONSOLE = ("console=tty0", "console=ttyS0,115200", "panic=10", "quiet")
 
-# What mmdebstrap says on the way, and how much of the work is done by then (seconds of a real build).
+# What mmdebstrap says on the way, what it means, and how much of the time has gone by then (a real build).
 _STAGES = (
     ("running apt-get update", "reading package lists", 0.02),
-    ("downloading packages", "downloading packages", 0.10),
-    ("extracting archives", "unpacking the base system", 0.25),
-    ("installing essential", "installing the base system", 0.30),
+    ("downloading packages", "downloading packages", 0.05),
+    ("extracting archives", "unpacking the base system", 0.10),
+    ("installing essential", "installing the base system", 0.25),
     ("installing remaining", "installing packages", 0.40),
-    ("cleaning package", "cleaning up", 0.93),
-    ("creating tarball", "packing the root file system", 0.95),
+    ("cleaning package", "cleaning up", 0.85),
+    ("creating tarball", "packing the root file system", 0.86),
 )
+_UNPACKING = 0.90
 
 Progress = Callable[[str, float], None]
 
@@ -68,35 +75,55 @@ def make(recipe: Recipe, work: Path, progress: Progress) -> tuple[Path, tuple[st
         CommandFailed: A tool is not installed, or a package cannot be had.
         CommandTimedOut: The packages did not come in time.
     """
-    packed = work / "root.tar"
-    overlay = work / "overlay.tar"
-    _write_overlay(recipe, overlay)
-    _bootstrap(recipe, packed, overlay, work, progress)
-    folder = work / "root"
+    overlay, packed, folder = work / "overlay.tar", work / "root.tar", work / "root"
+    write_overlay(recipe, overlay)
+    _bootstrap(recipe, overlay, packed, work, progress)
+    progress("unpacking the root file system", _UNPACKING)
     folder.mkdir()
     as_root = _as_root(work)
-    run([*as_root, "tar", "-C", folder, "--exclude=./dev/*", "-xf", packed], timeout=_UNPACK_TIMEOUT)
+    # Without the device nodes: the kernel mounts its own over them, and not everybody may make some.
+    tar = [*as_root, "tar", "--exclude=./dev/*", "--xattrs", "--xattrs-include=*"]
+    run([*tar, "-C", folder, "-xf", packed], timeout=_UNPACK_TIMEOUT)
     packed.unlink()
     return folder, as_root
 
 
-def _bootstrap(recipe: Recipe, packed: Path, overlay: Path, work: Path, progress: Progress) -> None:
-    # The clean-up of a killed mmdebstrap goes with its work folder, so that is ours too.
+def write_overlay(recipe: Recipe, overlay: Path) -> None:
+    """Pack the template files, owned by root, for mmdebstrap to unpack before the kernel comes."""
+    arguments = (*_KERNEL_ARGUMENTS[recipe.kernel], *_CONSOLE, *recipe.kernel_arguments)
+    values = {"@LABEL@": recipe.label, "@KERNEL_ARGUMENTS@": " ".join(arguments)}
+    with tarfile.open(overlay, "w") as tar:
+        for tree in ("common", "cloud-init" if recipe.cloud_init else "small", recipe.kernel):
+            top = FILES / tree
+            for file in sorted(path for path in top.rglob("*") if path.is_file()):
+                text = file.read_text()
+                for placeholder, value in values.items():
+                    text = text.replace(placeholder, value)
+                content = text.encode()
+                entry = tarfile.TarInfo(str(file.relative_to(top)))
+                entry.size = len(content)
+                entry.mode = 0o755 if content.startswith(b"#!") else 0o644
+                tar.addfile(entry, io.BytesIO(content))
+
+
+def _bootstrap(recipe: Recipe, overlay: Path, packed: Path, work: Path, progress: Progress) -> None:
+    # What a killed mmdebstrap leaves goes with the work folder.
     temporary = work / "tmp"
     temporary.mkdir(mode=0o755)
-    customize = shlex.quote(str(FILES / "customize"))
+    customize = shlex.join(["sh", str(FILES / "customize"), recipe.kernel])
+    # fmt: off
     words: list[str | Path] = [
-        "setpriv", "--pdeathsig", "TERM",
-        "mmdebstrap", "--variant=minbase", f"--mode={'root' if _is_root() else 'unshare'}",
+        *_contained(), "mmdebstrap", "--variant=minbase", f"--mode={'root' if _is_root() else 'unshare'}",
         "--format=tar", "--architectures=amd64", "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr",
         f"--include={','.join(_packages(recipe))}",
         '--aptopt=APT::Install-Recommends "false"',
         *(f"--aptopt={option}" for option in _host_apt_options()),
         *(f"--dpkgopt={option}" for option in _NOT_UNPACKED),
         f"--essential-hook=tar-in {shlex.quote(str(overlay))} /",
-        f'--customize-hook={customize} {recipe.kernel} "$1"',
+        f'--customize-hook={customize} "$1"',
         recipe.suite, packed, *_sources(recipe),
-    ]  # fmt: skip
+    ]
+    # fmt: on
 
     def tell(line: str) -> None:
         for said, meaning, fraction in _STAGES:
@@ -106,51 +133,41 @@ def _bootstrap(recipe: Recipe, packed: Path, overlay: Path, work: Path, progress
     stream(words, line=tell, timeout=_TIMEOUT, env={"TMPDIR": str(temporary)})
 
 
+def _contained() -> list[str]:
+    """Return the words to put before mmdebstrap so that nothing of it outlives this process.
+
+    As root it mounts /proc, /sys and /dev below its folder, for all of the host to see. In namespaces of its own
+    the mounts go with its processes, and those go with this one. What the host unmounts meanwhile goes there too.
+    """
+    if _is_root():
+        namespaces = ["--mount", "--propagation", "slave", "--pid", "--fork", "--kill-child"]
+        return ["setpriv", "--pdeathsig", "KILL", "unshare", *namespaces, "--"]
+    return ["setpriv", "--pdeathsig", "TERM"]  # it makes such namespaces by itself
+
+
 def _packages(recipe: Recipe) -> list[str]:
-    extra = _CLOUD_INIT if recipe.cloud_init else ()
-    return sorted({recipe.kernel.package, *_PACKAGES, *extra, *recipe.packages})
+    set_up = _CLOUD_INIT if recipe.cloud_init else ()
+    return sorted({*_PACKAGES, *_FOR_KERNEL[recipe.kernel], *set_up, *recipe.packages})
 
 
 def _sources(recipe: Recipe) -> list[str]:
-    """The apt sources to install from; empty for mmdebstrap's own idea of them."""
+    """Return the apt sources to install from; none leaves them to mmdebstrap."""
     if recipe.mirror is not None:
         return [recipe.mirror]
     fields = "$(REPO_URI) $(RELEASE) $(COMPONENT) $(CODENAME)"
     found = run(["apt-get", "indextargets", "--format", fields, "Created-By: Packages", "Origin: Debian"])
-    sources = []
+    sources = set()
     for line in found.splitlines():
         uri, release, component, codename = line.split()
         if codename.split("-")[0] == recipe.suite:
-            sources.append(f"deb {uri} {release} {component}")
-    return sorted(set(sources))
+            sources.add(f"deb {uri} {release} {component}")
+    return sorted(sources)
 
 
 def _host_apt_options() -> list[str]:
-    """How this host's apt reaches its mirror: proxies, and what it makes of the date."""
+    """Return how this host's apt reaches its mirror: proxies, and what it makes of the date."""
     dump = run(["apt-config", "dump"])
     return re.findall(r"^Acquire::(?:https?::Proxy|Check-Date|Check-Valid-Until) .*$", dump, re.MULTILINE)
-
-
-def _write_overlay(recipe: Recipe, overlay: Path) -> None:
-    """Pack the template files, owned by root, for mmdebstrap to unpack before the kernel comes."""
-    words = {
-        "@LABEL@": recipe.label,
-        "@KERNEL_ARGUMENTS@": " ".join(
-            (*_KERNEL_ARGUMENTS[recipe.kernel], *_CONSOLE, *recipe.kernel_arguments)
-        ),
-    }
-    with tarfile.open(overlay, "w") as tar:
-        for tree in ("common", "cloud-init" if recipe.cloud_init else "small", recipe.kernel):
-            top = FILES / tree
-            for file in sorted(path for path in top.rglob("*") if path.is_file()):
-                text = file.read_text()
-                for word, value in words.items():
-                    text = text.replace(word, value)
-                content = text.encode()
-                entry = tarfile.TarInfo(str(file.relative_to(top)))
-                entry.size = len(content)
-                entry.mode = 0o755 if os.access(file, os.X_OK) else 0o644
-                tar.addfile(entry, io.BytesIO(content))
 
 
 def _is_root() -> bool:
