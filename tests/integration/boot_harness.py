@@ -38,6 +38,8 @@ OVMF = Path("/usr/share/OVMF")
 IMAGES = Path(tempfile.gettempdir()) / "bmi-test-images"
 """Kept between runs: an image is named after all that goes into it."""
 
+_KEPT = 2 * 24 * 3600  # seconds that an image stays which no test asks for any more
+
 _SCRIPT = """#!ipxe
 set initiator-iqn {initiator}
 set username {username}
@@ -61,7 +63,12 @@ _SSH = [
 
 def golden(recipe: Recipe) -> Path:
     """Return a golden image, built at the first call of all runs."""
-    return build(recipe, cache=IMAGES, progress=lambda what, fraction: None)
+    image = build(recipe, cache=IMAGES, progress=lambda what, fraction: None)
+    image.touch()
+    for other in IMAGES.glob("*.raw"):
+        if other.stat().st_mtime < time.time() - _KEPT:
+            other.unlink()
+    return image
 
 
 @dataclass(frozen=True)

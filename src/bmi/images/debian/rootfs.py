@@ -82,8 +82,13 @@ def make(recipe: Recipe, work: Path, progress: Progress) -> tuple[Path, tuple[st
     folder.mkdir()
     as_root = _as_root(work)
     # Without the device nodes: the kernel mounts its own over them, and not everybody may make some.
-    tar = [*as_root, "tar", "--exclude=./dev/*", "--xattrs", "--xattrs-include=*"]
-    run([*tar, "-C", folder, "-xf", packed], timeout=_UNPACK_TIMEOUT)
+    # fakeroot loses a file's type with its first extended attribute; without them ping loses a capability that it
+    # can do without.
+    attributes = ["--xattrs", "--xattrs-include=*"] if _is_root() else []
+    run(
+        [*as_root, "tar", "-C", folder, "--exclude=./dev/*", *attributes, "-xf", packed],
+        timeout=_UNPACK_TIMEOUT,
+    )
     packed.unlink()
     return folder, as_root
 
