@@ -10,7 +10,6 @@ import os
 import shutil
 import socket
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -35,7 +34,7 @@ HOST = "10.0.2.2"  # the host's loopback, as a guest of QEMU's user-mode network
 BOOT = 240.0  # seconds from power-on to phone-home, on a shared machine of two cores without KVM
 SHUTDOWN = 60.0  # seconds
 OVMF = Path("/usr/share/OVMF")
-IMAGES = Path(tempfile.gettempdir()) / "bmi-test-images"
+IMAGES = Path("/var/cache/bmi/images")  # the service's own, so that one build serves all
 """Kept between runs: an image is named after all that goes into it."""
 
 _KEPT = 2 * 24 * 3600  # seconds that an image stays which no test asks for any more
