@@ -37,8 +37,6 @@ OVMF = Path("/usr/share/OVMF")
 IMAGES = Path("/var/cache/bmi/images")  # the service's own, so that one build serves all
 """Kept between runs: an image is named after all that goes into it."""
 
-_KEPT = 2 * 24 * 3600  # seconds that an image stays which no test asks for any more
-
 _SCRIPT = """#!ipxe
 set initiator-iqn {initiator}
 set username {username}
@@ -62,12 +60,7 @@ _SSH = [
 
 def golden(recipe: Recipe) -> Path:
     """Return a golden image, built at the first call of all runs."""
-    image = build(recipe, cache=IMAGES, progress=lambda what, fraction: None)
-    image.touch()
-    for other in IMAGES.glob("*.raw"):
-        if other.stat().st_mtime < time.time() - _KEPT:
-            other.unlink()
-    return image
+    return build(recipe, cache=IMAGES, progress=lambda what, fraction: None)
 
 
 @dataclass(frozen=True)
