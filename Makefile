@@ -4,8 +4,9 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 PYTEST := .venv/bin/pytest
 PART ?= control
+STORE ?= local
 
-.PHONY: help setup demo test thorough check bench clean
+.PHONY: help setup demo test thorough faults check bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  \033[1m%-8s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -13,14 +14,18 @@ help: ## Show this list
 setup: ## Install what is missing: Debian packages, uv, locked Python packages (needs root)
 	@scripts/setup
 
-demo: setup ## Boot virtual nodes of two tenants from clones of a golden image (ARGS=--keep leaves it up)
-	@.venv/bin/bmi lab demo $(ARGS)
+demo: setup ## Boot virtual nodes of two tenants from clones of a golden image (STORE=ceph, ARGS=--keep)
+	@.venv/bin/bmi lab demo --store $(STORE) $(ARGS)
 
-test: setup check ## Run every test: contract, integration with real daemons, booting nodes
-	@$(PYTEST) tests/contract tests/integration tests/e2e $(ARGS)
+test: setup check ## Run every test: units on PostgreSQL too, contract, real daemons, booting nodes
+	@$(PYTEST) tests/unit --database=postgresql -q -n 2 $(ARGS)
+	@$(PYTEST) tests/contract tests/integration tests/faults tests/model tests/e2e $(ARGS)
 
 thorough: setup ## More boots: every kind of golden image on every firmware (half an hour)
 	@$(PYTEST) tests/e2e -m thorough $(ARGS)
+
+faults: setup ## Let every workflow go wrong at every point, in every way; writes docs/faults.md (half an hour)
+	@$(PYTHON) -m tests.faults --real --report docs/faults.md $(ARGS)
 
 check: setup ## Format, lint, types, import rules and unit tests, in seconds
 	@.venv/bin/ruff format --check src tests bench

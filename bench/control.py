@@ -3,7 +3,6 @@
 make bench PART=control
 """
 
-import json
 import shutil
 import socket
 import statistics
@@ -16,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from bench.output import emit, report
 from bmi.api.access import ProjectCreate
 from bmi.api.images import DiskCreate, ImageBuild, SnapshotCreate
 from bmi.api.networks import NetworkCreate
@@ -85,10 +85,12 @@ def measure_running_node(lab: Lab, client: Client) -> None:
     operation = provision(client, "n1", "small", Milestone.UP)
     emit("boot, power-on to operating system up, one node alone", time.monotonic() - begun, "s")
     image = client.images.get("small")
-    read = bytes_read(lab, client)
+    read = bytes_read(lab)
     emit("bytes read over iSCSI until up", read, "B")
     emit("bytes read until up, to the image's size", read / image.size, "ratio")
-    emit("bytes read until up, to the image's content", read / image.allocated, "ratio")
+    emit(
+        "bytes read until up, to the image's content", read / (image.usage.own + image.usage.shared), "ratio"
+    )
     disk = str(operation.result["disk"])
     taken = []
     for number in range(ROUNDS):
@@ -122,12 +124,11 @@ def deprovision(client: Client, node: str) -> Operation:
     return wait(client, client.nodes.deprovision(node, Deprovision()))
 
 
-def bytes_read(lab: Lab, client: Client) -> int:
-    """Return what the network's tgtd has read for its initiators; tests check it against a known read."""
+def bytes_read(lab: Lab) -> int:
+    """Return what tgtd has read for its initiators; tests check it against a known read."""
     state = lab.folder / "service"
-    target: Any = load("target", "tgt", {}, Site(state, (state / "installation").read_text().strip()))
-    network = client.networks.get("net")
-    return int(target.bytes_read(network.id))
+    target: Any = load("target", "tgt", {}, Site(state, (state / "mark").read_text().strip()))
+    return sum(int(target.bytes_read(portal)) for portal in target.portals())
 
 
 def wait(client: Client, operation: Operation) -> Operation:
@@ -145,14 +146,6 @@ def step_seconds(operation: Operation, name: str) -> float:
 def seconds(begun: datetime, ended: datetime | None) -> float:
     assert ended is not None
     return (ended - begun).total_seconds()
-
-
-def report(what: str, values: Sequence[float], unit: str) -> None:
-    emit(what, statistics.median(values), unit, max=round(max(values), 4), samples=len(values))
-
-
-def emit(what: str, value: float, unit: str, **more: float) -> None:
-    print(json.dumps({"measurement": what, "value": round(value, 4), "unit": unit, **more}), flush=True)
 
 
 def free_port() -> int:

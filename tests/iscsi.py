@@ -14,6 +14,7 @@ from bmi.drivers.storage import Backing
 from bmi.drivers.target import Export, Lun, Portal
 from bmi.ids import new_id
 from bmi.run import inside, run
+from tests.rbd_images import Images
 
 MIB = 1 << 20
 
@@ -26,19 +27,26 @@ def free_portal(namespace: str | None = None) -> Portal:
         return Portal(new_id(), address, probe.getsockname()[1], namespace)
 
 
-def make_export(folder: Path, name: str, *, size: int = MIB) -> Export:
-    """Return an export with a disk and a seed, made of new files."""
-    disk, seed = folder / f"{name}.img", folder / f"{name}.iso"
-    for file, length in ((disk, size), (seed, MIB)):
-        file.touch()
-        os.truncate(file, length)
+def make_export(folder: Path, name: str, *, size: int = MIB, images: Images | None = None) -> Export:
+    """Return an export with a disk and a seed, made of new files, or of new images in Ceph."""
+    if images is not None:
+        disk, seed = images.make(size), images.make(MIB)
+    else:
+        disk, seed = make_file(folder / f"{name}.img", size), make_file(folder / f"{name}.iso", MIB)
     return Export(
         iqn=f"iqn.2026-01.org.example:{name}",
         initiator=f"iqn.2026-01.org.example:node-{name}",
         username=f"user-{name}",
         password=secrets.token_hex(8),
-        luns=(Lun(1, Backing("file", str(disk))), Lun(2, Backing("file", str(seed)), readonly=True)),
+        luns=(Lun(1, disk), Lun(2, seed, readonly=True)),
     )
+
+
+def make_file(path: Path, size: int) -> Backing:
+    """Return a backing that is a new file of zeros."""
+    path.touch()
+    os.truncate(path, size)
+    return Backing("file", str(path))
 
 
 class Initiator:
@@ -111,9 +119,7 @@ class Initiator:
         return ["qemu-io", *self._secret(), *(["-r"] if readonly else []), "--image-opts", self.image(lun)]
 
     def _secret(self) -> list[str]:
-        file = Path(self.export.luns[0].backing.path).with_suffix(".secret")
-        file.write_text(self.export.password)
-        return ["--object", f"secret,id=chap,file={file}"]
+        return ["--object", f"secret,id=chap,data={self.export.password}"]
 
     def _run(self, *words: str) -> str:
         return run(words, namespace=self.portal.namespace, env=self._environment(), timeout=60)

@@ -4,6 +4,7 @@ import ctypes
 from ctypes import c_char_p, c_int, c_uint32, c_void_p
 
 from bmi.drivers.target import Export, Portal
+from bmi.netns import call_inside
 
 _lib = ctypes.CDLL("libiscsi.so.7")
 _lib.iscsi_create_context.restype = c_void_p
@@ -15,10 +16,13 @@ for _name in (
     "iscsi_modeselect6_sync",
     "scsi_datain_unmarshall",
     "scsi_modesense_get_page",
+    "scsi_create_task",
+    "iscsi_scsi_command_sync",
 ):
     getattr(_lib, _name).restype = c_void_p
 
 _SESSION_NORMAL = 2  # enum iscsi_session_type of iscsi/iscsi.h
+_READ = 1  # enum scsi_xfer_dir of iscsi/scsi-lowlevel.h
 _BLOCK = 512  # bytes
 _CACHING = 8  # mode page (SBC-3 6.4.5)
 _WCE = 12  # where struct scsi_mode_page of iscsi/scsi-lowlevel.h has that page's write cache bit, in integers
@@ -41,7 +45,11 @@ class Connection:
         )
         if alias:
             _lib.iscsi_set_alias(self._context, alias.encode())
-        if _lib.iscsi_full_connect_sync(self._context, str(portal).encode(), c_int(lun)):
+        # A socket belongs to the namespace that it was made in.
+        if call_inside(
+            portal.namespace,
+            lambda: _lib.iscsi_full_connect_sync(self._context, str(portal).encode(), c_int(lun)),
+        ):
             cause = _lib.iscsi_get_error(self._context).decode()
             self.close()
             raise Refused(cause)
@@ -70,7 +78,27 @@ class Connection:
         self._finish(task)
         return found if switch_to is None else self.write_cache()
 
-    def _finish(self, task: int) -> None:
+    def send(self, cdb: bytes, expected: int) -> None:
+        """Send any command that reads.
+
+        Args:
+            cdb: The command.
+            expected: Bytes that the initiator says to expect; the command may ask for more or fewer.
+        """
+        task = _lib.scsi_create_task(len(cdb), cdb, _READ, expected)
+        self._finish(_lib.iscsi_scsi_command_sync(self._context, self._lun, c_void_p(task), None))
+
+    def abandon(self, cdb: bytes, expected: int) -> None:
+        """Send any command that reads, and let the connection break over it."""
+        _lib.iscsi_set_noautoreconnect(self._context, 1)
+        try:
+            self.send(cdb, expected)
+        except Refused:
+            self.close()
+
+    def _finish(self, task: int | None) -> None:
+        if task is None:
+            raise Refused(_lib.iscsi_get_error(self._context).decode())
         status = ctypes.cast(task, ctypes.POINTER(c_int))[0]  # the first field of struct scsi_task
         _lib.scsi_free_scsi_task(c_void_p(task))
         if status:

@@ -6,6 +6,9 @@ releases, the message names the thing and the cause, `next_step` says what to do
 
 from typing import ClassVar
 
+OUTAGE = 900.0
+"""Seconds for which operations wait for a part that all of them need to come back. Undoing would need it too."""
+
 
 class BmiError(Exception):
     """An operation of BMI failed."""
@@ -14,6 +17,8 @@ class BmiError(Exception):
     status: ClassVar[int] = 500
     transient: ClassVar[bool] = False
     """Whether the same call may succeed a moment later, so that a retry makes sense."""
+    patience: ClassVar[float] = 0
+    """Seconds for which an operation waits for such a failure to pass before it gives up."""
 
     def __init__(self, message: str, *, next_step: str) -> None:
         super().__init__(message)
@@ -105,6 +110,30 @@ class DeadlineExceeded(BmiError):
     status = 504
 
 
+class Unconfirmed(BmiError):
+    """A driver said that something was done, and what really exists says that it was not."""
+
+    code = "unconfirmed"
+    status = 502
+    transient = True
+
+
+class ImportRefused(BmiError):
+    """A database of the original BMI cannot be taken over as it is."""
+
+    code = "import-refused"
+    status = 422
+
+
+class DatabaseUnavailable(BmiError):
+    """The database does not answer, or is too busy."""
+
+    code = "database-unavailable"
+    status = 503
+    transient = True
+    patience = OUTAGE
+
+
 class StorageError(BmiError):
     """The storage could not do what was asked."""
 
@@ -116,6 +145,15 @@ class StorageFull(StorageError):
 
     code = "storage-full"
     status = 507
+
+
+class StorageUnreachable(StorageError):
+    """The storage does not answer."""
+
+    code = "storage-unreachable"
+    status = 503
+    transient = True
+    patience = OUTAGE
 
 
 class ImageInvalid(BmiError):
@@ -165,6 +203,21 @@ class LegError(BmiError):
 
     code = "leg-error"
     transient = True
+
+
+class AddressTaken(LegError):
+    """Another host on the network answers for an address that the gateway is to have."""
+
+    code = "address-taken"
+
+
+class GatewayUnavailable(BmiError):
+    """The gateway that has to do this does not answer, and no other one acts for it."""
+
+    code = "gateway-unavailable"
+    status = 503
+    transient = True
+    patience = OUTAGE
 
 
 class BootServiceError(BmiError):

@@ -16,8 +16,7 @@ from bmi.api.common import Problem
 from bmi.db import PAGE_DEFAULT, PAGE_LIMIT
 from bmi.errors import BmiError, NotAuthenticated
 from bmi.parts import Parts
-from bmi.provisioning.engine import Engine
-from bmi.provisioning.journal import problem
+from bmi.problems import problem
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +26,6 @@ class Service:
     """What answers requests."""
 
     parts: Parts
-    engine: Engine
 
 
 def _service(request: Request) -> Service:
@@ -73,6 +71,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         409: "The thing is in use, or in a state in which this cannot be done",
         422: "The request does not have the documented form",
         502: "A management controller did not answer",
+        503: "A part that is needed for this does not answer now",
         507: "The storage is full",
     }.items()
 }

@@ -2,8 +2,10 @@
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import socket
+import struct
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +20,7 @@ T = TypeVar("T")
 _FOLDER = Path("/run/netns")
 _MOUNT_DEADLINE = 1.0  # seconds; it takes one or two milliseconds
 _CLONE_NEWNET = 0x40000000  # <linux/sched.h>
+_SIOCGIFMTU = 0x8921  # <linux/sockios.h>
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -131,6 +134,22 @@ def interfaces(namespace: str | None) -> set[str]:
         LegError: There is no such namespace, or this process may not enter it.
     """
     return {name for _, name in call_inside(namespace, socket.if_nameindex)}
+
+
+def mtu(namespace: str | None, interface: str) -> int:
+    """Return how many bytes a frame may carry on an interface (netdevice(7)).
+
+    Args:
+        namespace: Name of the namespace; the caller's own if None.
+        interface: The interface.
+
+    Raises:
+        LegError: There is no such namespace, or this process may not enter it.
+        OSError: There is no such interface.
+    """
+    with socket_inside(namespace, socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        answer = fcntl.ioctl(asking, _SIOCGIFMTU, struct.pack("16si12x", interface.encode(), 0))
+    return int(struct.unpack("16si12x", answer)[1])
 
 
 def write_sysctls(namespace: str | None, values: Mapping[str, str]) -> None:

@@ -16,7 +16,33 @@ from bmi.drivers.storage import Storage
 from bmi.drivers.switch import Switch
 from bmi.drivers.target import Target
 from bmi.settings import Settings
+from bmi.signals import Signals
 from bmi.vault import Vault
+
+
+@dataclass
+class GatewayParts:
+    """What a process works with that is a gateway: the drivers and the daemons of this host."""
+
+    id: UUID
+    name: str
+    number: int
+    target: Target
+    legs: Legs
+    dnsmasq: Dnsmasq
+    node_http: NodeHttp
+    known_legs: dict[UUID, Leg] = field(default_factory=dict)
+    """Legs that this process brought up, by network."""
+    leaving: set[UUID] = field(default_factory=set)
+    """Gateways for which this one acts and is about to stop doing so."""
+    lease: int | None = None
+    """Seconds that addresses stay when this process dies; for ever where no other gateway could take over."""
+
+    def close(self) -> None:
+        """Let go of everything; what nodes use goes on."""
+        self.node_http.close()
+        self.target.close()
+        self.legs.close()
 
 
 @dataclass
@@ -27,19 +53,23 @@ class Parts:
     site: Site
     db: Db
     vault: Vault
+    signals: Signals
     storage: Storage
-    target: Target
-    legs: Legs
     switches: Mapping[str, Switch]
     powers: Mapping[str, Power]
-    dnsmasq: Dnsmasq
-    node_http: NodeHttp
-    known_legs: dict[UUID, Leg] = field(default_factory=dict)
-    """Legs that this process brought up, by network."""
+    here: GatewayParts | None = None
+    """None where this process is no gateway."""
     _locks: dict[object, threading.RLock] = field(
         default_factory=lambda: defaultdict(threading.RLock), repr=False
     )
     _locks_guard: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @property
+    def gateway(self) -> GatewayParts:
+        """The gateway that this process is; what needs one is called in no other process."""
+        if self.here is None:
+            raise AssertionError("this process is no gateway")
+        return self.here
 
     def lock(self, thing: object) -> threading.RLock:
         """Return the lock of a thing.
@@ -52,10 +82,10 @@ class Parts:
 
     def close(self) -> None:
         """Let go of everything; what nodes use goes on."""
-        self.node_http.close()
-        self.target.close()
+        self.signals.close()
+        if self.here is not None:
+            self.here.close()
         self.storage.close()
-        self.legs.close()
         for switch in self.switches.values():
             switch.close()
         for power in self.powers.values():

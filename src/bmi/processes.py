@@ -111,6 +111,7 @@ def start(
     log: Path,
     namespace: str | None = None,
     env: Mapping[str, str] | None = None,
+    pass_fds: Sequence[int] = (),
 ) -> Process:
     """Start a program that goes on when this process ends.
 
@@ -120,6 +121,7 @@ def start(
         log: File that its output is added to.
         namespace: Name of the network namespace to run in; the caller's own if None.
         env: Variables set on top of the caller's environment.
+        pass_fds: Descriptors that it gets, with the numbers that they have here.
 
     Raises:
         CommandFailed: It is not installed.
@@ -136,6 +138,7 @@ def start(
                 stderr=output,
                 start_new_session=True,
                 env=None if env is None else {**os.environ, **env},
+                pass_fds=pass_fds,
             )
         except FileNotFoundError as error:
             raise CommandFailed(

@@ -1,7 +1,10 @@
-"""`bmi serve`: the service on one host."""
+"""`bmi serve`, and its parts one by one: `bmi api`, `bmi worker`, `bmi gateway`."""
 
 import logging
+import signal
 import socket
+import threading
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated
 
@@ -10,31 +13,77 @@ import uvicorn
 
 from bmi.access.service import bootstrap
 from bmi.errors import PortTaken
-from bmi.server import build_app, build_parts
-from bmi.settings import Api, load_settings
+from bmi.parts import Parts
+from bmi.server import EVERYTHING, Role, Work, build_app, build_parts
+from bmi.settings import Api, Settings, load_settings
+
+Config = Annotated[
+    Path | None, typer.Option(help="Settings file; $BMI_CONFIG or /etc/bmi/bmi.toml if absent.")
+]
+
+log = logging.getLogger(__name__)
 
 
-def serve(
-    config: Annotated[
-        Path | None, typer.Option(help="Settings file; $BMI_CONFIG or /etc/bmi/bmi.toml if absent.")
-    ] = None,
-) -> None:
+def serve(config: Config = None) -> None:
     """Run the service: the API, the workflows, and the gateway's daemons, until it is ended.
 
     What nodes use (targets, DHCP) goes on when the service ends, and is taken up again when it comes back.
     """
+    _answer(_begin(config), EVERYTHING)
+
+
+def api(config: Config = None) -> None:
+    """Run the API alone, beside workers and gateways on this host or others. Needs PostgreSQL and Ceph."""
+    _answer(_begin(config), {Role.API})
+
+
+def worker(config: Config = None) -> None:
+    """Run a worker alone: it carries operations out. Needs PostgreSQL and Ceph.
+
+    Each worker has a name of its own; one that comes back under the same name goes on with what it had begun.
+    """
+    _work(_begin(config), {Role.WORKER})
+
+
+def gateway(config: Config = None) -> None:
+    """Run a gateway alone: it serves disks, DHCP and boot scripts to nodes. Needs PostgreSQL and Ceph.
+
+    When it dies, another gateway takes its place, with its addresses, until it is back.
+    """
+    _work(_begin(config), {Role.GATEWAY})
+
+
+def _begin(config: Path | None) -> Settings:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    settings = load_settings(config)
+    return load_settings(config)
+
+
+def _answer(settings: Settings, roles: Collection[Role]) -> None:
+    """Answer requests, and do what else these roles do, until the process is asked to end."""
     listener = _listen(settings.api)
-    parts = build_parts(settings)
+    parts = build_parts(settings, roles)
     if file := bootstrap(parts.db, settings.state_dir):
-        logging.getLogger(__name__).info("the first admin's token is in %s", file)
+        log.info("the first admin's token is in %s", file)
+    app = build_app(parts, roles)
     server = uvicorn.Server(
-        uvicorn.Config(build_app(parts), log_config=None, access_log=False, timeout_graceful_shutdown=5)
+        uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5)
     )
     server.run(sockets=[listener])
     if not server.started:
         raise typer.Exit(1)
+
+
+def _work(settings: Settings, roles: Collection[Role]) -> None:
+    """Do what these roles do until the process is asked to end."""
+    parts: Parts = build_parts(settings, roles)
+    work = Work(parts, roles)
+    asked_to_end = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: asked_to_end.set())
+    work.start()
+    log.info("ready: %s", ", ".join(sorted(roles)))
+    asked_to_end.wait()
+    work.close()
 
 
 def _listen(api: Api) -> socket.socket:

@@ -1,15 +1,17 @@
 """Composition root: reads the settings, builds the parts, mounts every room's routes."""
 
+import fcntl
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from uuid import UUID
+from collections.abc import AsyncIterator, Collection, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Protocol
 
 from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
-from starlette.types import ASGIApp
 
-from bmi import __version__
+from bmi import __version__, schema
 from bmi.access import routes as access_routes
 from bmi.access import service as access
 from bmi.api.common import Version
@@ -18,91 +20,175 @@ from bmi.boot.listen import NodeHttp
 from bmi.boot.monitor import Monitor
 from bmi.boot.node_app import node_app
 from bmi.db import Db
+from bmi.doctor import routes as doctor_routes
 from bmi.drivers import Site, load
+from bmi.drivers.confirmed import confirmed
+from bmi.errors import InUse, SettingsInvalid
+from bmi.gateways import service as gateways
+from bmi.gateways.orders import ANSWERS, ORDERS, OrderTaker
+from bmi.gateways.place import PLACES, Place
+from bmi.gateways.supervision import Supervisor
 from bmi.http import PROBLEMS, Service, answer_errors
 from bmi.ids import short
 from bmi.images import routes as images_routes
 from bmi.networks import routes as networks_routes
 from bmi.nodes import routes as nodes_routes
-from bmi.parts import Parts
+from bmi.parts import GatewayParts, Parts
 from bmi.provisioning import routes as operations_routes
 from bmi.provisioning.converge import Convergence
 from bmi.provisioning.engine import Engine
+from bmi.provisioning.workers import OPERATIONS, Claims, worker_name
 from bmi.settings import Driver, Settings
+from bmi.signals import Signals
 from bmi.vault import Vault
 
 log = logging.getLogger(__name__)
 
-_INSTALLATION_DIGITS = 8
+_MARK_DIGITS = 8
 
 
-def build_parts(settings: Settings) -> Parts:
+class Role(StrEnum):
+    """What a process does."""
+
+    API = "api"
+    WORKER = "worker"
+    GATEWAY = "gateway"
+
+
+EVERYTHING = frozenset(Role)
+
+
+def build_parts(settings: Settings, roles: Collection[Role] = EVERYTHING) -> Parts:
     """Open the database and make the drivers that the settings name.
+
+    Args:
+        settings: The settings.
+        roles: What this process does; only a gateway has targets, DHCP and legs.
 
     Raises:
         SettingsInvalid: A setting cannot be used, or the database belongs to another release.
+        InUse: Another process has the state folder.
     """
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     settings.state_dir.chmod(0o700)
     db = Db(settings.database_url)
-    db.upgrade()
-    installation = short(access.installation(db))[:_INSTALLATION_DIGITS]
-    (settings.state_dir / "installation").write_text(installation + "\n")
-    site = Site(state_dir=settings.state_dir, installation=installation)
-
-    def driver(family: str, named: Driver) -> object:
-        return load(family, named.driver, named.options, site)
-
-    def app_for(network: UUID) -> ASGIApp:
-        return node_app(parts, network)
-
+    db.hold(_alone_in(settings.state_dir))
+    if done := schema.open_for_service(db):
+        log.info("the database %s has schema %s now%s", db.name, done.before.needed, done.remark)
+    site = Site(state_dir=settings.state_dir, installation=short(access.installation(db))[:_MARK_DIGITS])
     parts = Parts(
         settings=settings,
         site=site,
         db=db,
-        vault=Vault(settings.state_dir / "secret.key"),
-        storage=driver("storage", settings.storage),  # type: ignore[arg-type]
-        target=driver("target", settings.target),  # type: ignore[arg-type]
-        legs=driver("leg", settings.leg),  # type: ignore[arg-type]
-        switches={name: driver("switch", named) for name, named in settings.switches.items()},  # type: ignore[misc]
-        powers={name: load("power", name, options, site) for name, options in settings.power.items()},
-        dnsmasq=Dnsmasq(site, tftp_root=settings.boot.tftp_root),
-        node_http=NodeHttp(app_for),
+        vault=Vault(settings.key_file or settings.state_dir / "secret.key"),
+        signals=Signals(db),
+        storage=_driver("storage", settings.storage, site),
+        switches={name: _driver("switch", named, site) for name, named in settings.switches.items()},
+        powers={
+            name: confirmed("power", load("power", name, options, site))
+            for name, options in settings.power.items()
+        },
     )
+    if set(roles) != EVERYTHING and not (db.shared and parts.storage.shared):
+        raise SettingsInvalid(
+            "processes can share the work only where they share the database (PostgreSQL) and the storage (rbd)",
+            next_step="run everything in one: bmi serve",
+        )
+    if Role.GATEWAY in roles:
+        parts.here = _build_gateway(parts)
     return parts
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keep other processes of BMI out of a state folder; one that dies lets go of it.
+
+    Raises:
+        InUse: There is one already.
+    """
+    with (folder / "lock").open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InUse(
+                f"another process of BMI works in {folder}",
+                next_step="end it, or give this one a state folder of its own: BMI_STATE_DIR",
+            ) from error
+        yield
+
+
+def _build_gateway(parts: Parts) -> GatewayParts:
+    """Make the drivers of this host's own daemons; what they make is marked as this gateway's."""
+    settings = parts.settings
+    row = gateways.register(parts.db, settings)
+    mark = short(row.id)[:_MARK_DIGITS]
+    (settings.state_dir / "mark").write_text(f"{mark}\n")
+    site = Site(state_dir=settings.state_dir, installation=mark)
+    return GatewayParts(
+        id=row.id,
+        name=row.name,
+        number=row.number,
+        target=_driver("target", settings.target, site),
+        legs=_driver("leg", settings.leg, site),
+        dnsmasq=Dnsmasq(site, tftp_root=settings.boot.tftp_root),
+        node_http=NodeHttp(lambda network: node_app(parts, network)),
+    )
+
+
+def _driver(family: str, named: Driver, site: Site) -> Any:
+    return confirmed(family, load(family, named.driver, named.options, site))
+
+
+class _Part(Protocol):
+    """Something that works on threads of its own."""
+
+    def start(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class Work:
     """What goes on besides answering requests: operations, convergence, watching boots."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, roles: Collection[Role] = EVERYTHING) -> None:
         self._parts = parts
-        self.engine = Engine(parts)
-        self._convergence = Convergence(parts)
-        self._monitor = Monitor(parts)
+        self._engine: Engine | None = None
+        works: list[_Part] = []
+        # In this order: what is wrong is put right first; then what was interrupted is taken up.
+        if Role.GATEWAY in roles:
+            works += [Place(parts), Supervisor(parts)]
+        works.append(Convergence(parts, ports=Role.WORKER in roles))
+        if Role.GATEWAY in roles:
+            works += [Monitor(parts), OrderTaker(parts)]
+        if Role.WORKER in roles:
+            name = worker_name(parts.settings.worker.name)
+            self._engine = Engine(parts, name)
+            works.append(Claims(parts, self._engine, name))
+        self._works = works
 
     def start(self) -> None:
         """Make reality equal to the database first; then take up what was interrupted."""
         self._parts.storage.prepare()
-        self._convergence.start()
-        self._monitor.start()
-        self.engine.launch()
+        self._parts.signals.start(OPERATIONS, ORDERS, ANSWERS, PLACES)
+        for work in self._works:
+            work.start()
 
     def close(self) -> None:
         """Stop; what nodes use goes on, and what runs is taken up by the next process."""
-        self.engine.close()
-        self._monitor.close()
-        self._convergence.close()
+        for work in reversed(self._works):
+            work.close()
+        if self._engine is not None:
+            self._engine.close()
         self._parts.close()
 
 
-def build_app(parts: Parts) -> FastAPI:
+def build_app(parts: Parts, roles: Collection[Role] = EVERYTHING) -> FastAPI:
     """Return the tenants' API over these parts; it works from start-up to shut-down of the application."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        work = Work(parts)
-        app.state.service = Service(parts, work.engine)
+        work = Work(parts, roles)
+        app.state.service = Service(parts)
         await run_in_threadpool(work.start)
         yield
         await run_in_threadpool(work.close)
@@ -122,6 +208,13 @@ def build_app(parts: Parts) -> FastAPI:
         """Say which release answers."""
         return Version(version=__version__)
 
-    for room in (access_routes, nodes_routes, networks_routes, images_routes, operations_routes):
+    for room in (
+        access_routes,
+        nodes_routes,
+        networks_routes,
+        images_routes,
+        operations_routes,
+        doctor_routes,
+    ):
         app.include_router(room.router, prefix="/v1")
     return app

@@ -11,6 +11,9 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from bmi.errors import SettingsInvalid
 
+EXPORT_PORTS = 4096
+"""Ports from `boot.iscsi_port` on that exports use; so no network has more addresses than that."""
+
 DEFAULT_FILE = Path("/etc/bmi/bmi.toml")
 
 
@@ -48,8 +51,34 @@ class Networks(Section):
     last_vlan: int = Field(199, ge=1, le=4094)
     subnets: IPv4Network = IPv4Network("10.64.0.0/12")
     """Every network gets a part of this."""
-    prefix: int = Field(24, ge=16, le=29)
+    prefix: int = Field(24, ge=20, le=28)
     """Length of a network's own prefix."""
+    gateways: int = Field(4, ge=1, le=8)
+    """Addresses at the end of each network that are kept for gateways."""
+
+
+class Gateway(Section):
+    """This host as a gateway."""
+
+    name: str | None = None
+    """What it is called; the host's name if absent."""
+
+
+class Worker(Section):
+    """This host as a worker."""
+
+    name: str | None = None
+    """What it is called; the host's name if absent. No two workers have the same."""
+
+
+class Images(Section):
+    """What snapshots may become."""
+
+    max_depth: int = Field(10, ge=1, le=100)
+    """How many images and disks, one behind the other, an image may depend on; deeper ones are refused.
+
+    Each one makes reading slower. In stores of files none depends on another.
+    """
 
 
 class Boot(Section):
@@ -57,7 +86,8 @@ class Boot(Section):
 
     http_port: int = Field(8080, ge=1, le=65535)
     """Port of the boot scripts, on the gateway's leg of each network."""
-    iscsi_port: int = Field(3260, ge=1, le=65535)
+    iscsi_port: int = Field(3260, ge=1, le=61439)
+    """First of 4096 ports: each export has its own, counted by the node's place in its network."""
     tftp_root: Path = Path("/usr/lib/ipxe")
     """Folder with undionly.kpxe and snponly.efi."""
     iqn_prefix: str = Field("iqn.2026-01.internal.bmi", pattern=r"^iqn\.\d{4}-\d{2}\.[a-z0-9.-]+$")
@@ -82,9 +112,24 @@ class Settings(BaseSettings):
     """Options of each power driver that nodes may use, by the driver's name."""
     switches: dict[str, Driver] = {}
     networks: Networks = Networks()
+    images: Images = Images()
     boot: Boot = Boot()
+    gateway: Gateway = Gateway()
+    worker: Worker = Worker()
+    key_file: Path | None = None
+    """What secrets in the database are sealed with, the same for all processes; `secret.key` in the state folder
+    if absent."""
     convergence_interval: float = Field(60, gt=0)
     """Seconds between two comparisons of the database with what really exists."""
+
+    @field_validator("boot")
+    @classmethod
+    def _apart(cls, boot: Boot) -> Boot:
+        if boot.http_port in range(boot.iscsi_port, boot.iscsi_port + EXPORT_PORTS):
+            raise ValueError(
+                f"http_port {boot.http_port} is one of the {EXPORT_PORTS} ports from iscsi_port on"
+            )
+        return boot
 
     @field_validator("state_dir", "cache_dir")
     @classmethod

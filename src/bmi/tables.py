@@ -3,9 +3,11 @@
 from bmi import events
 from bmi.access import models as access
 from bmi.boot import models as boot
+from bmi.gateways import models as gateways
 from bmi.images import models as images
+from bmi.legacy import models as legacy
 from bmi.networks import models as networks
 from bmi.nodes import models as nodes
 from bmi.provisioning import models as provisioning
 
-__all__ = ["access", "boot", "events", "images", "networks", "nodes", "provisioning"]
+__all__ = ["access", "boot", "events", "gateways", "images", "legacy", "networks", "nodes", "provisioning"]

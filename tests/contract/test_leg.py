@@ -132,6 +132,15 @@ def test_up_makes_a_leg_that_is_listed_as_it_is(legs: Legs) -> None:
     assert by_network(legs) == {first: one, second: two}
 
 
+def test_a_leg_says_how_long_frames_may_be(legs: Legs) -> None:
+    network = new_id()
+    assert legs.mtus(network) == {}
+    legs.up(network, 100, ADDRESS)
+    found = legs.mtus(network)
+    assert found
+    assert set(found.values()) == {1500}
+
+
 def test_up_again_finds_the_same_leg(legs: Legs) -> None:
     network = new_id()
     leg = legs.up(network, 300, ADDRESS)
@@ -147,6 +156,21 @@ def test_up_makes_a_leg_equal_to_what_is_asked_now(legs: Legs) -> None:
         leg = legs.up(network, vlan, address)
         assert (leg.vlan, leg.address) == (vlan, address)
         assert list(legs.legs()) == [leg]
+
+
+def test_a_leg_has_the_addresses_of_gateways_that_it_acts_for(legs: Legs) -> None:
+    network, more = new_id(), IPv4Interface("10.70.0.9/24")
+    legs.up(network, 300, ADDRESS)
+
+    leg = legs.up(network, 300, ADDRESS, also=[more], lease=60)
+    assert (leg.address, leg.also) == (ADDRESS, {more})
+    assert list(legs.legs()) == [leg]
+    legs.renew(60)
+    assert list(legs.legs()) == [leg]
+
+    leg = legs.up(network, 300, ADDRESS, lease=60)
+    assert leg.also == set()
+    assert list(legs.legs()) == [leg]
 
 
 def test_down_removes_one_leg_and_says_so(legs: Legs) -> None:

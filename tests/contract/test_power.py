@@ -224,6 +224,7 @@ def test_boot_from_is_kept(bench: Bench, power: Power, bmc: Bmc) -> None:
     for device in [BootDevice.NETWORK, BootDevice.DISK, BootDevice.NETWORK]:
         power.boot_from(bmc, device)
         assert bench.boots_from(bmc) is device
+        assert power.boots_from(bmc) is device
         power.boot_from(bmc, device)
         assert bench.boots_from(bmc) is device
 

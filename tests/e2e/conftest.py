@@ -7,19 +7,23 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bmi.api.doctor import Report
 from bmi.lab.lab import Lab
 
 BUILD_DEADLINE = 600.0  # seconds
 IMAGE = "debian-12"
 EMPTY = {"disks", "seeds", "exports", "sessions", "target_servers", "leases", "ports_in_use"}
 """What must not exist while no node is provisioned."""
+
+Measured = Callable[[str, float], None]
+"""Takes what was measured, and the seconds."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +61,19 @@ class Site:
 
     def leftovers(self) -> dict[str, int]:
         """What exists although no node is provisioned, and everything that differs from the database."""
-        report = json.loads(self.bmi("doctor", "--json").out)
-        left = {name: count for name, count in report["inventory"].items() if name in EMPTY and count}
-        return left | {finding["thing"]: 1 for finding in report["findings"]}
+        report = Report.model_validate_json(self.bmi("doctor", "--quick", "--json").out)
+        left = {
+            name: count for name, count in report.inventory.model_dump().items() if name in EMPTY and count
+        }
+        return left | {finding.thing: 1 for finding in report.errors}
 
     def deprovision_all(self) -> None:
-        for node in self.ask("node", "list"):
-            if node["state"] != "available":
-                self.must("node", "deprovision", node["name"])
+        with self.lab.client() as client:
+            nodes = [node.name for node in client.nodes.list() if node.state != "available"]
+            asked = [client.nodes.deprovision(node) for node in nodes]  # side by side
+            for operation in asked:
+                ended = client.operations.wait(operation.id, timeout=120)
+                assert ended.state == "succeeded", ended
 
 
 @pytest.fixture(scope="session")
@@ -82,6 +91,17 @@ def site() -> Iterator[Site]:
     finally:
         lab.down(lambda what, seconds: None)
         shutil.rmtree(folder)
+
+
+@pytest.fixture
+def measured(record_property: Callable[[str, object], None]) -> Measured:
+    """Say how many seconds something took, in the output and in the report of the run."""
+
+    def say(what: str, seconds: float) -> None:
+        print(f"{what}: {seconds:.1f} s")
+        record_property(what, round(seconds, 1))
+
+    return say
 
 
 @pytest.fixture(autouse=True)

@@ -77,19 +77,19 @@ def test_a_port_already_taken(site: Site) -> None:
 
     try:
         with socket_inside(namespace, socket.AF_INET, socket.SOCK_STREAM) as squatter:
-            squatter.bind((network["gateway"], 3260))
+            squatter.bind((network["gateway"], 3261))  # of the first node on the network
             squatter.listen()
             line = failed(
                 site,
                 *("node", "provision", "n1", "--network", "second-net", "--until", "power", "--image", IMAGE),
             )
-        assert "3260" in line
+        assert "3261" in line
         assert site.ask("node", "show", "n1")["state"] == "available"
     finally:
         site.must("network", "delete", "second-net")
 
 
-@pytest.mark.parametrize("words", [("serve", "--config", "{folder}/bmi.toml")])
+@pytest.mark.parametrize("words", [("serve", "--config", "{folder}/service.toml")])
 def test_the_services_own_port_is_taken(site: Site, words: tuple[str, ...]) -> None:
     line = failed(site, *(word.format(folder=site.lab.folder) for word in words))
     assert f"127.0.0.1:{site.lab.require().api_port}" in line

@@ -45,9 +45,9 @@ class Bench:
     client: DhcpClient
     dnsmasq: Dnsmasq
 
-    def again(self) -> Dnsmasq:
+    def again(self, *, patience: float = 10.0) -> Dnsmasq:
         """Return a new object for the same place, as after a restart of BMI."""
-        self.dnsmasq = Dnsmasq(self.site, run_dir=self.run_dir)
+        self.dnsmasq = Dnsmasq(self.site, run_dir=self.run_dir, patience=patience)
         return self.dnsmasq
 
     @property
@@ -88,7 +88,9 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
         run(["ip", "-n", gateway, "addr", "add", "fd00:66::1/64", "dev", "eth0", "nodad"])
         run(["ip", "-n", gateway, "link", "set", "eth0", "up"])
         run(["ip", "-n", nodes, "link", "set", "eth0", "up"])
-        bench = Bench(site, run_dir, leg, DhcpClient(nodes, "eth0"), Dnsmasq(site, run_dir=run_dir))
+        bench = Bench(
+            site, run_dir, leg, DhcpClient(nodes, "eth0"), Dnsmasq(site, run_dir=run_dir, patience=1)
+        )
         yield bench
         bench.dnsmasq.stop(leg.network)
         assert not _mentioning(site.state_dir), "a dnsmasq was left behind"
@@ -250,6 +252,26 @@ def test_serving_the_same_again_changes_nothing(bench: Bench) -> None:
 # --- life and death --------------------------------------------------------------------------------------
 
 
+def test_it_says_whether_it_answers_exactly_these(bench: Bench) -> None:
+    first, second = host(1), host(2)
+    assert not bench.dnsmasq.answers(bench.leg, [])
+    bench.dnsmasq.serve(bench.leg, [first])
+    assert bench.dnsmasq.answers(bench.leg, [first])
+    assert not bench.dnsmasq.answers(bench.leg, [first, second])
+    assert not bench.dnsmasq.answers(replace(bench.leg, interface="lo"), [first])
+    bench.process().stop(kill=True)
+    assert not bench.dnsmasq.answers(bench.leg, [first])
+
+
+def test_hosts_that_somebody_changed_are_written_again(bench: Bench) -> None:
+    bench.dnsmasq.serve(bench.leg, [host(1)])
+    (hosts,) = bench.run_dir.glob("*/*/hosts")
+    hosts.write_text("")
+    assert not bench.dnsmasq.answers(bench.leg, [host(1)])
+    assert bench.dnsmasq.serve(bench.leg, [host(1)]) is Outcome.DONE
+    assert bench.dnsmasq.answers(bench.leg, [host(1)])
+
+
 def test_a_killed_dnsmasq_is_reported_and_comes_back_with_its_leases(bench: Bench) -> None:
     ended: queue.Queue[UUID] = queue.Queue()
     bench.dnsmasq.on_exit(ended.put)
@@ -263,6 +285,32 @@ def test_a_killed_dnsmasq_is_reported_and_comes_back_with_its_leases(bench: Benc
     again = bench.client.ask(host(1).mac, REQUEST, {**SYSTEM, 50: host(1).address.packed})
     assert again is not None
     assert again.address == host(1).address
+
+
+@pytest.mark.parametrize("adopted", [False, True])
+def test_one_that_hangs_is_ended_and_reported(bench: Bench, adopted: bool) -> None:
+    ended: queue.Queue[UUID] = queue.Queue()
+    bench.dnsmasq.serve(bench.leg, [host(1)])
+    watcher = bench.again(patience=1) if adopted else bench.dnsmasq
+    watcher.on_exit(ended.put)
+    assert not watcher.end_if_hung(bench.leg)
+    hanging = bench.process()
+    hanging.signal(signal.SIGSTOP)
+    assert watcher.end_if_hung(bench.leg)
+    assert ended.get(timeout=5) == bench.leg.network
+    assert not hanging.alive()
+    assert not watcher.end_if_hung(bench.leg)  # there is none
+    assert watcher.serve(bench.leg, [host(1)]) is Outcome.DONE
+    assert bench.client.boot(host(1).mac, IPXE) is not None
+    assert ended.empty()
+
+
+def test_one_on_a_leg_that_is_gone_does_not_count_as_hung(bench: Bench) -> None:
+    bench.dnsmasq.serve(bench.leg, [host(1)])
+    before = bench.process()
+    run(["ip", "-n", bench.leg.namespace, "address", "flush", "dev", "eth0"])
+    assert not bench.dnsmasq.end_if_hung(bench.leg)
+    assert before.alive()
 
 
 def test_stopping_is_no_death_and_leaves_nothing(bench: Bench) -> None:

@@ -16,13 +16,15 @@ from bmi.drivers.leg import Leg, address6
 from bmi.drivers.leg.ovs import OvsLeg
 from bmi.drivers.switch import PortVlans
 from bmi.drivers.switch.ovs import OvsSwitch
-from bmi.errors import LegError, SwitchPortUnknown
-from bmi.ids import new_id, short
+from bmi.errors import AddressTaken, CommandFailed, LegError, SwitchPortUnknown
+from bmi.ids import new_id
 from bmi.lab.openvswitch import OpenVSwitch
 from bmi.run import run
+from bmi.wait import wait_until
 from tests.wires import running_switch
 
 ADDRESS = IPv4Interface("10.70.0.1/24")
+SECOND = IPv4Interface("10.70.0.2/24")
 
 
 @pytest.fixture
@@ -89,20 +91,27 @@ def test_a_leg_can_be_listened_on_at_once_by_either_address(legs: OvsLeg, networ
             server.bind((str(host), 0))
 
 
-def test_the_ipv6_address_is_local_and_of_the_network_alone() -> None:
-    one, other = new_id(), new_id()
-    assert address6(one) == address6(one)
-    assert address6(one).network != address6(other).network
-    assert address6(one).ip.is_private
-    assert str(address6(one)).startswith("fd")
-    assert address6(one).network.prefixlen == 64
+def test_the_ipv6_address_is_local_and_of_the_network() -> None:
+    one, other = address6(new_id(), ADDRESS), address6(new_id(), ADDRESS)
+    assert one.network != other.network
+    assert one.ip.is_private
+    assert str(one).startswith("fd")
+    assert one.network.prefixlen == 64
+
+
+def test_two_gateways_on_one_network_have_two_ipv6_addresses() -> None:
+    network = new_id()
+    one, other = address6(network, ADDRESS), address6(network, SECOND)
+    assert one == address6(network, ADDRESS)
+    assert one != other
+    assert one.network == other.network
 
 
 def test_the_port_is_marked_and_the_switch_driver_leaves_it_alone(
     legs: OvsLeg, lab: OpenVSwitch, site: Site, network: UUID
 ) -> None:
     legs.up(network, 300, ADDRESS)
-    port = f"leg{short(network)}"
+    port = legs.port(network)
 
     assert vsctl(lab, "get", "Port", port, "tag") == "300"
     assert vsctl(lab, "get", "Port", port, "external_ids:bmi-installation").strip('"') == site.installation
@@ -131,7 +140,7 @@ def test_nodes_choose_neither_routes_nor_addresses_of_the_gateway(legs: OvsLeg, 
 
 def test_the_switch_s_end_of_the_cable_has_no_address(legs: OvsLeg, lab: OpenVSwitch, network: UUID) -> None:
     legs.up(network, 300, ADDRESS)
-    [outer] = json.loads(run(["ip", "-n", lab.namespace, "-j", "address", "show", f"leg{short(network)}"]))
+    [outer] = json.loads(run(["ip", "-n", lab.namespace, "-j", "address", "show", legs.port(network)]))
     assert outer["addr_info"] == []
     assert "NOARP" in outer["flags"]
 
@@ -164,8 +173,16 @@ def test_down_leaves_nothing(legs: OvsLeg, lab: OpenVSwitch, network: UUID) -> N
     assert netns.interfaces(lab.namespace) == interfaces
 
 
+def port_of(lab: OpenVSwitch, leg: Leg) -> str:
+    """The leg's port, by the network's mark: found as a person would, whatever its name."""
+    rows = vsctl(
+        lab, "-f", "csv", "--no-headings", "-d", "bare", "--columns=name,external_ids", "list", "Port"
+    )
+    return next(row.split(",")[0] for row in rows.splitlines() if str(leg.network) in row)
+
+
 def remove_port(lab: OpenVSwitch, leg: Leg) -> None:
-    vsctl(lab, "del-port", f"leg{short(leg.network)}")
+    vsctl(lab, "del-port", port_of(lab, leg))
 
 
 def remove_cable(lab: OpenVSwitch, leg: Leg) -> None:
@@ -185,20 +202,20 @@ def set_down(lab: OpenVSwitch, leg: Leg) -> None:
 
 
 def set_other_end_down(lab: OpenVSwitch, leg: Leg) -> None:
-    run(["ip", "-n", lab.namespace, "link", "set", f"leg{short(leg.network)}", "down"])
+    run(["ip", "-n", lab.namespace, "link", "set", port_of(lab, leg), "down"])
 
 
 def list_vlans(lab: OpenVSwitch, leg: Leg) -> None:
-    vsctl(lab, "set", "Port", f"leg{short(leg.network)}", "vlan_mode=trunk", "trunks=7,8")
+    vsctl(lab, "set", "Port", port_of(lab, leg), "vlan_mode=trunk", "trunks=7,8")
 
 
 def move_port(lab: OpenVSwitch, leg: Leg) -> None:
-    vsctl(lab, "set", "Port", f"leg{short(leg.network)}", "tag=7")
+    vsctl(lab, "set", "Port", port_of(lab, leg), "tag=7")
 
 
 def open_port(lab: OpenVSwitch, leg: Leg) -> None:
-    vsctl(lab, "clear", "Port", f"leg{short(leg.network)}", "tag", "--", "clear", "Port",
-          f"leg{short(leg.network)}", "vlan_mode")  # fmt: skip
+    vsctl(lab, "clear", "Port", port_of(lab, leg), "tag", "--", "clear", "Port",
+          port_of(lab, leg), "vlan_mode")  # fmt: skip
 
 
 def add_address(lab: OpenVSwitch, leg: Leg) -> None:
@@ -235,7 +252,7 @@ def test_a_damaged_leg_is_seen_and_can_be_mended_or_removed(
         assert legs.up(network, 300, ADDRESS) == leg
         assert list(legs.legs()) == [leg]
         assert addresses(leg)["inet"] == {"10.70.0.1/24"}
-        assert vsctl(lab, "get", "Interface", f"leg{short(network)}", "error") == "[]"
+        assert vsctl(lab, "get", "Interface", legs.port(network), "error") == "[]"
     assert legs.down(network) is Outcome.DONE
     assert list(legs.legs()) == []
 
@@ -269,3 +286,91 @@ def test_a_namespace_that_carries_our_name_only_partly_is_not_ours(legs: OvsLeg,
     name = f"bmi-{site.installation}-something"
     netns.create(name)
     assert list(legs.legs()) == []
+
+
+# --- two gateways on one network --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def others(lab: OpenVSwitch, tmp_path: Path) -> Iterator[OvsLeg]:
+    """The legs of a second gateway, on the same switch."""
+    site = Site(tmp_path / "second", uuid4().hex[:8])
+    with closing(OvsLeg({"database": lab.db, "namespace": lab.namespace}, site)) as driver:
+        yield driver
+    for name in netns.names():
+        if name.startswith(f"bmi-{site.installation[:7]}"):  # the node's too
+            netns.delete(name)
+
+
+def reaches(leg: Leg, address: IPv4Interface) -> bool:
+    try:
+        run(["ping", "-c", "1", "-W", "1", str(address.ip)], namespace=leg.namespace)
+    except CommandFailed:
+        return False
+    return True
+
+
+def test_two_gateways_have_legs_of_their_own_on_one_network(
+    legs: OvsLeg, others: OvsLeg, network: UUID
+) -> None:
+    one, other = legs.up(network, 300, ADDRESS), others.up(network, 300, SECOND)
+    assert legs.port(network) != others.port(network)
+    assert list(legs.legs()) == [one]
+    assert list(others.legs()) == [other]
+    assert reaches(one, SECOND)
+    others.down(network)
+    assert list(legs.legs()) == [one]
+
+
+def test_the_address_of_a_gateway_that_lives_is_not_taken(
+    legs: OvsLeg, others: OvsLeg, network: UUID
+) -> None:
+    legs.up(network, 300, ADDRESS, lease=60)
+    with pytest.raises(AddressTaken, match=str(ADDRESS.ip)):
+        others.up(network, 300, SECOND, also=[ADDRESS], lease=60)
+    [leg] = others.legs()
+    assert addresses(leg)["inet"] == {str(SECOND)}
+
+
+def test_a_gateway_that_died_loses_its_addresses_and_another_takes_them_over(
+    legs: OvsLeg, others: OvsLeg, lab: OpenVSwitch, network: UUID
+) -> None:
+    node = network_of_a_node(lab, others, network)
+    dead = legs.up(network, 300, ADDRESS, lease=2)
+    assert reaches(node, ADDRESS)  # so the node knows the dead gateway's card
+
+    wait_until(
+        lambda: addresses(dead)["inet"] == set(), deadline=10, what="the lease to end", next_step="see why"
+    )
+    leg = others.up(network, 300, SECOND, also=[ADDRESS], lease=60)
+
+    assert leg.also == {ADDRESS}
+    assert addresses(leg)["inet"] == {str(ADDRESS), str(SECOND)}
+    assert list(others.legs()) == [leg]
+    assert reaches(node, ADDRESS)
+    # It comes back: first the other one lets go.
+    others.up(network, 300, SECOND, lease=60)
+    legs.up(network, 300, ADDRESS, lease=60)
+    assert addresses(dead)["inet"] == {str(ADDRESS)}
+    assert reaches(node, ADDRESS)
+
+
+def network_of_a_node(lab: OpenVSwitch, others: OvsLeg, network: UUID) -> Leg:
+    """A third host on the network, made as a leg is, with an address like a node's."""
+    site = Site(others._site.state_dir / "node", others._site.installation[:7] + "n")
+    with closing(OvsLeg({"database": lab.db, "namespace": lab.namespace}, site)) as driver:
+        return driver.up(network, 300, IPv4Interface("10.70.0.77/24"))
+
+
+def test_leases_are_renewed_for_all_addresses_and_can_be_made_to_stay(legs: OvsLeg, network: UUID) -> None:
+    leg = legs.up(network, 300, SECOND, also=[ADDRESS], lease=5)
+    legs.renew(50)
+    assert all(40 < seconds <= 50 for seconds in lifetimes(leg))
+    legs.renew(None)
+    assert set(lifetimes(leg)) == {0xFFFF_FFFF}  # what ip(8) shows as forever
+
+
+def lifetimes(leg: Leg) -> list[int]:
+    info = shown(leg)["addr_info"]
+    assert isinstance(info, list)
+    return [each["valid_life_time"] for each in info if each["family"] == "inet"]

@@ -175,3 +175,11 @@ def test_sysctls_are_those_of_the_namespace(namespace: str) -> None:
 
     assert netns.call_inside(namespace, Path("/proc/sys/net", parameter).read_text) == "99\n"
     assert Path("/proc/sys/net", parameter).read_text() == outside
+
+
+def test_the_mtu_is_that_of_the_namespaces_interface(namespace: str) -> None:
+    run(["ip", "-n", namespace, "link", "set", "lo", "mtu", "1234"])
+    assert netns.mtu(namespace, "lo") == 1234
+    assert netns.mtu(None, "lo") != 1234
+    with pytest.raises(OSError, match="No such device"):
+        netns.mtu(namespace, "eth99")

@@ -6,9 +6,6 @@ import random
 import secrets
 import signal
 import socket
-import subprocess
-import sys
-import textwrap
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -19,18 +16,19 @@ from typing import Any
 
 import psutil
 import pytest
-from pydantic import TypeAdapter
 
 from bmi.drivers import Outcome, Site
 from bmi.drivers.storage import Backing
-from bmi.drivers.target import Export, Lun, Portal
+from bmi.drivers.target import Export, Lun, Portal, Removal
 from bmi.drivers.target.tgt import TgtTarget
 from bmi.drivers.target.tgt_server import TgtServer
+from bmi.drivers.target.tgt_socket import TgtSocket
 from bmi.errors import BadRequest, PortTaken, TargetError
 from bmi.processes import Process
 from bmi.run import run
 from bmi.wait import wait_until
 from tests.iscsi import Initiator, free_portal, make_export
+from tests.killed_bmi import serve_until_killed
 from tests.libiscsi import Connection
 
 ALREADY, DONE = Outcome.ALREADY, Outcome.DONE
@@ -206,7 +204,7 @@ def test_a_half_made_export_is_not_listed_and_made_anew(
     target.serve(portal, [other])
     tgtd = server(target, portal).tgtd
     tgtd.new_target(77, export.iqn)
-    tgtd.new_lun(77, 1, other.luns[0].backing.path)
+    tgtd.new_lun(77, 1, other.luns[0].backing)
     tgtd.new_account(export.username, "an-old-secret")
     assert [found.iqn for found in target.exports(portal.id)] == [other.iqn]
     assert target.serve(portal, [export]) is DONE
@@ -239,46 +237,12 @@ def test_an_interrupted_removal_goes_on(target: TgtTarget, portal: Portal, expor
     assert tgtd.accounts() == {"bmi-discovery"}
 
 
-WORK = TypeAdapter(tuple[Portal, list[Export]])
-SERVE = textwrap.dedent(
-    """
-    import sys
-    from pathlib import Path
-    from pydantic import TypeAdapter
-    from bmi.drivers import Site
-    from bmi.drivers.target import Export, Portal
-    from bmi.drivers.target.tgt import TgtTarget
-
-    portal, exports = TypeAdapter(tuple[Portal, list[Export]]).validate_json(sys.stdin.read())
-    target = TgtTarget({}, Site(Path(sys.argv[1]), "0a1b2c3d"))
-    print("ready", flush=True)
-    target.serve(portal, exports)
-    for export in exports[::2]:
-        target.remove(portal.id, export.iqn)
-    target.stop(portal.id)
-    """
-)
-
-
 def test_bmi_can_be_killed_anywhere(
     make_target: Callable[..., TgtTarget], portal: Portal, tmp_path: Path
 ) -> None:
     exports = [make_export(tmp_path, f"n{number}") for number in range(20)]
     for _ in range(10):
-        with subprocess.Popen(
-            [sys.executable, "-c", SERVE, str(tmp_path / "state")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        ) as bmi:
-            assert bmi.stdin is not None
-            assert bmi.stdout is not None
-            bmi.stdin.write(WORK.dump_json((portal, exports)))
-            bmi.stdin.close()
-            assert bmi.stdout.readline() == b"ready\n"
-            try:
-                bmi.wait(random.uniform(0.005, 0.15))
-            except subprocess.TimeoutExpired:
-                bmi.kill()
+        serve_until_killed(tmp_path / "state", portal, exports, random.uniform(0.005, 0.15))
         target = make_target()
         target.serve(portal, exports)
         assert target.serve(portal, exports) is ALREADY
@@ -291,17 +255,35 @@ def test_bmi_can_be_killed_anywhere(
 # --- what a crash of tgtd, or its hanging, does ----------------------------------------------------------
 
 
-def test_a_server_that_hangs_is_an_error_in_time(
+def test_a_server_that_hangs_is_an_error_in_time_and_serving_replaces_it(
     make_target: Callable[..., TgtTarget], portal: Portal, export: Export
 ) -> None:
     target = make_target(answer_deadline=0.3)
+    exits: list[object] = []
+    target.on_exit(exits.append)
     target.serve(portal, [export])
-    process(target, portal).signal(signal.SIGSTOP)
+    hanging = process(target, portal)
+    hanging.signal(signal.SIGSTOP)
     with pytest.raises(TargetError, match=r"nothing within 0\.3 s"):
         target.exports(portal.id)
-    with pytest.raises(TargetError, match=r"nothing within 0\.3 s"):
-        target.serve(portal, [export])
+    assert target.serve(portal, [export]) is DONE
+    assert not hanging.alive()
+    assert Initiator(portal, export).inquire(1)
+    assert exits == []
+    process(target, portal).signal(signal.SIGSTOP)
     assert target.stop(portal.id) is DONE
+
+
+def test_a_removal_that_a_session_holds_up_is_forced_and_names_it(
+    make_target: Callable[..., TgtTarget], portal: Portal, export: Export, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = make_target(remove_deadline=0.3)
+    monkeypatch.setattr(TgtSocket, "close_connection", lambda *_: None)
+    target.serve(portal, [export])
+    with Connection(portal, export):
+        removal = target.remove(portal.id, export.iqn)
+    assert removal == Removal(DONE, (export.initiator,), forced=True)
+    assert target.portals() == []
 
 
 def test_an_export_goes_even_if_the_server_hangs(
@@ -344,6 +326,25 @@ def test_removal_under_load(target: TgtTarget, portal: Portal, export: Export) -
             removal = target.remove(portal.id, export.iqn)
         assert removal.initiators == (export.initiator,)
         assert not removal.forced
+
+
+def test_to_be_asked_again_and_again_costs_a_server_nothing(
+    target: TgtTarget, portal: Portal, export: Export
+) -> None:
+    """tgtd would keep a connection for good that was closed without a request, and never rest again."""
+    target.serve(portal, [export])
+    running = psutil.Process(process(target, portal).pid)
+    # Data that do not come all at once leave errno at EAGAIN, where no success takes it away.
+    Initiator(portal, export).io(1, *["write 0 1M"] * 20)
+    (server(target, portal).folder / "process.json").unlink()  # now it has to be looked for each time
+    with Initiator(portal, export).session():
+        wait_until(lambda: target.sessions(portal.id), deadline=20, what="a log-in", next_step="-")
+        before = running.num_fds()
+        for _ in range(50):
+            assert target.sessions(portal.id)
+            assert target.portals() == [portal.id]
+            assert not target.end_if_hung(portal.id)
+        assert running.num_fds() <= before + 1  # the last connection may still be closing
 
 
 def test_a_full_queue_of_requests_is_no_error(target: TgtTarget, portal: Portal, export: Export) -> None:
@@ -390,9 +391,9 @@ def test_a_volume_that_is_no_whole_sectors(
 
 
 def test_a_volume_that_is_no_file(target: TgtTarget, portal: Portal, export: Export) -> None:
-    rbd = replace(export, luns=(Lun(1, Backing("rbd", "/pool/image")),))
-    with pytest.raises(BadRequest, match="'rbd'"):
-        target.serve(portal, [rbd])
+    device = replace(export, luns=(Lun(1, Backing("nbd", "/dev/nbd0")),))
+    with pytest.raises(BadRequest, match="'nbd'"):
+        target.serve(portal, [device])
 
 
 # --- what a node could try -------------------------------------------------------------------------------

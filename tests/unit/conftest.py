@@ -1,7 +1,9 @@
-"""A whole service on memory drivers, for tests of what the rooms do with each other."""
+"""A whole service on memory drivers, for tests of what the rooms do with each other.
 
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+`--database=postgresql` runs them on a real PostgreSQL instead of SQLite, and leaves out what needs no database.
+"""
+
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
@@ -11,72 +13,60 @@ from fastapi.testclient import TestClient
 
 from bmi import server
 from bmi.access.service import ADMIN_TOKEN_FILE, bootstrap
-from bmi.boot.dhcp_log import BootEvent
-from bmi.boot.dnsmasq import BootHost, Dnsmasq
+from bmi.boot.dnsmasq import Dnsmasq
 from bmi.boot.listen import NodeHttp
-from bmi.drivers import Outcome
-from bmi.drivers.leg import Leg
 from bmi.drivers.storage import Storage
 from bmi.ids import new_id
 from bmi.parts import Parts
 from bmi.settings import Settings
+from tests.databases import Cluster, cluster, sqlite
+from tests.fakes import FakeDnsmasq, FakeNodeHttp
 
 IMAGE_SIZE = 1 << 20
 
 
-class FakeDnsmasq:
-    """Remembers which hosts it was told to answer."""
-
-    def __init__(self) -> None:
-        self.hosts: dict[UUID, list[BootHost]] = {}
-        self.seen: defaultdict[UUID, list[BootEvent]] = defaultdict(list)
-        """What the next call of `events` returns."""
-
-    def serve(self, leg: Leg, hosts: Sequence[BootHost]) -> Outcome:
-        self.hosts[leg.network] = list(hosts)
-        return Outcome.DONE
-
-    def stop(self, network: UUID) -> Outcome:
-        return Outcome.DONE if self.hosts.pop(network, None) is not None else Outcome.ALREADY
-
-    def running(self) -> list[UUID]:
-        return list(self.hosts)
-
-    def leases(self, network: UUID) -> list[Any]:
-        return []
-
-    def events(self, network: UUID) -> list[BootEvent]:
-        return self.seen.pop(network, [])
-
-    def on_exit(self, call: object) -> None:
-        pass
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--database",
+        choices=("sqlite", "postgresql"),
+        default="sqlite",
+        help="what the tests that need a database run on",
+    )
 
 
-class FakeNodeHttp:
-    """Remembers on which networks it was told to listen."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--database") == "sqlite":
+        return
+    wanted = [item for item in items if "database_url" in getattr(item, "fixturenames", ())]
+    config.hook.pytest_deselected(items=[item for item in items if item not in wanted])
+    items[:] = wanted
 
-    def __init__(self) -> None:
-        self.networks: set[UUID] = set()
 
-    def serve(self, network: UUID, namespace: str | None, address: str, port: int) -> Outcome:
-        self.networks.add(network)
-        return Outcome.DONE
-
-    def stop(self, network: UUID) -> Outcome:
-        self.networks.discard(network)
-        return Outcome.DONE
-
-    def serving(self) -> list[UUID]:
-        return list(self.networks)
-
-    def close(self) -> None:
-        pass
+@pytest.fixture(scope="session")
+def postgres(request: pytest.FixtureRequest) -> Iterator[Cluster | None]:
+    """Give one server for all tests; None where they run on SQLite."""
+    if request.config.getoption("--database") == "sqlite":
+        yield None
+        return
+    with cluster() as server:
+        yield server
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
+def database_url(postgres: Cluster | None, tmp_path: Path) -> Iterator[str]:
+    """Give a database of the test's own, with the service's tables."""
+    if postgres is None:
+        yield sqlite(tmp_path / "state" / "bmi.db")
+    else:
+        with postgres.database() as url:
+            yield url
+
+
+@pytest.fixture
+def settings(database_url: str, tmp_path: Path) -> Settings:
     return Settings.model_validate(
         {
+            "database": {"url": database_url},
             "state_dir": tmp_path / "state",
             "cache_dir": tmp_path / "cache",
             "storage": {"driver": "memory"},

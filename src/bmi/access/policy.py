@@ -27,7 +27,10 @@ class Action(StrEnum):
     DISK_WRITE = "disk.write"
     OPERATION_READ = "operation.read"
     OPERATION_CANCEL = "operation.cancel"
+    OPERATION_RETRY = "operation.retry"
     DOCTOR = "doctor"
+    DOCTOR_REPAIR = "doctor.repair"
+    MEMBERS = "members"
 
 
 LEAST_ROLE: dict[Action, Role] = {
@@ -47,7 +50,10 @@ LEAST_ROLE: dict[Action, Role] = {
     Action.DISK_WRITE: Role.MEMBER,
     Action.OPERATION_READ: Role.VIEWER,
     Action.OPERATION_CANCEL: Role.MEMBER,
+    Action.OPERATION_RETRY: Role.MEMBER,
     Action.DOCTOR: Role.ADMIN,
+    Action.DOCTOR_REPAIR: Role.ADMIN,
+    Action.MEMBERS: Role.ADMIN,
 }
 
 _RANK = {role: rank for rank, role in enumerate((Role.VIEWER, Role.MEMBER, Role.MANAGER, Role.ADMIN))}

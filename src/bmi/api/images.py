@@ -27,6 +27,25 @@ class ImageBuild(Request):
     packages: list[str] = Field([], max_length=200, description="More Debian packages to put in")
 
 
+class ImageAdopt(Request):
+    """A content that lies in the store already, to become an image without a copy."""
+
+    name: Name
+    source: str = Field(
+        pattern=r"^[^/@\x00-\x1f]+$",
+        max_length=200,
+        description="Name of an RBD image in the pool, or of a raw file in the store's folder `adopt`",
+    )
+    project: str | None = None
+
+
+class Usage(Response):
+    """What a content takes in the store, in bytes; holes take nothing."""
+
+    own: int = Field(description="What would become free if it were removed")
+    shared: int = Field(description="What it has in common with others")
+
+
 class Image(Response):
     """An immutable, bootable disk content."""
 
@@ -38,7 +57,7 @@ class Image(Response):
     parent: UUID | None
     parent_name: str | None
     size: int
-    allocated: int
+    usage: Usage | None = Field(None, description="Not in lists, and null where the storage cannot say")
     created_at: datetime
 
 
@@ -63,7 +82,7 @@ class Disk(Response):
     node: str | None
     """Name of the node that boots from it."""
     size: int
-    allocated: int
+    usage: Usage | None = Field(None, description="Not in lists, and null where the storage cannot say")
     created_at: datetime
 
 

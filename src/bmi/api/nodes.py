@@ -94,6 +94,10 @@ class Node(Response):
     image: str | None
     network: str | None
     address: IPv4Address | None
+    portal: str | None = None
+    """Where its disk is served to it: ADDRESS:PORT on its network."""
+    gateway: str | None = None
+    """The gateway whose export that is."""
     ssh_host_keys: list[str]
     """Public host keys that the operating system reported when it came up."""
     operation: UUID | None
@@ -125,6 +129,15 @@ class Deprovision(Request):
     """How to give a node back."""
 
     keep_disk: bool = False
+
+
+class Reset(Request):
+    """How to make a node available, whatever its record says."""
+
+    remove_disk: bool = False
+    """Its disk is kept, unless it is only half made."""
+    assume_off: bool = False
+    """Do not ask its management controller: somebody has made sure that the node is off. Admins only."""
 
 
 class PowerRequest(Request):

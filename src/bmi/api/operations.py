@@ -24,6 +24,18 @@ class OperationState(StrEnum):
         return self in (OperationState.SUCCEEDED, OperationState.FAILED, OperationState.CANCELLED)
 
 
+class Ending(StrEnum):
+    """How an operation left what it was about."""
+
+    SUCCEEDED = "succeeded"
+    UNDONE = "undone"
+    """It failed or was cancelled, and everything is as it was before."""
+    STANDING = "standing"
+    """It failed or was cancelled at a point from which nothing is undone; it can be asked for again."""
+    STUCK = "stuck"
+    """It failed, and undoing failed too."""
+
+
 class StepState(StrEnum):
     """Where a step of an operation is."""
 
@@ -60,6 +72,10 @@ class Operation(Response):
     steps: list[Step]
     error: Problem | None = None
     result: dict[str, Any] = {}
+    ending: Ending | None = None
+    """How it left what it was about; none as long as it runs."""
+    retry_of: UUID | None = None
+    """The operation that this one repeats."""
 
 
 class Event(Response):

@@ -21,7 +21,7 @@ from uuid import UUID
 import psutil
 
 from bmi import processes
-from bmi.boot import files, leases
+from bmi.boot import files, leases, tftp
 from bmi.boot.dhcp_conf import (
     BIOS_LOADER,
     UEFI_LOADER,
@@ -63,6 +63,7 @@ class Dnsmasq:
         tftp_root: Path = Path("/usr/lib/ipxe"),
         run_dir: Path = Path("/run/bmi"),
         user: str = "dnsmasq",
+        patience: float = 10.0,
     ) -> None:
         """Say where things are; nothing is started.
 
@@ -71,11 +72,13 @@ class Dnsmasq:
             tftp_root: Folder with iPXE's loaders; everything in it can be fetched by every node.
             run_dir: Folder that every user may pass through.
             user: Whom dnsmasq runs as, once it holds its ports.
+            patience: Seconds without an answer after which a dnsmasq counts as hung.
         """
         self._kept = site.state_dir / "boot"
         self._shown = run_dir / site.installation
         self._tftp_root = tftp_root
         self._user = user
+        self._patience = patience
         self._calls: list[Callable[[UUID], None]] = []
         self._guard = threading.Lock()
         self._locks: defaultdict[UUID, threading.RLock] = defaultdict(threading.RLock)
@@ -112,7 +115,7 @@ class Dnsmasq:
                 self._restart(leg, at, conf, hosts)
                 return Outcome.DONE
             self._watch(leg.network, process)
-            if files.read(at.applied) == _digest(hosts) and not leases.stale(at.leases, _reserved(hosts)):
+            if _is_told(at, hosts) and not leases.stale(at.leases, _reserved(hosts)):
                 return Outcome.ALREADY
             try:
                 self._reload(process, at, hosts)
@@ -140,6 +143,39 @@ class Dnsmasq:
             with self._guard, suppress(OSError):  # other networks' files are in it, or it is gone
                 at.shown.parent.rmdir()
         return Outcome.DONE if there else Outcome.ALREADY
+
+    def end_if_hung(self, leg: Leg) -> bool:
+        """End the dnsmasq of a leg's network that runs and does not answer; returns whether there was one.
+
+        Who asked for `on_exit` is called, as if it had ended by itself.
+
+        Raises:
+            LegError: There is no such leg.
+            DeadlineExceeded: It does not end, even by force.
+        """
+        at = self._files(leg.network)
+        process = processes.recorded(at.record)
+        if process is None or self._is_heard(leg):
+            return False
+        with self._lock(leg.network):
+            if processes.recorded(at.record) != process:  # it was replaced while this waited
+                return False
+            log.warning("dnsmasq of network %s does not answer within %g s", leg.network, self._patience)
+            process.stop(kill=True)
+            return True
+
+    def answers(self, leg: Leg, hosts: Sequence[BootHost], *, gateway: IPv4Address | None = None) -> bool:
+        """Say whether a network's dnsmasq runs as `serve` would have it, and answers exactly these hosts.
+
+        Raises:
+            BootServiceError: The leg has no interface.
+            LegError: There is no such leg.
+        """
+        at = self._files(leg.network)
+        with self._lock(leg.network):
+            runs = processes.recorded(at.record) is not None
+            current = files.read(at.conf) == configuration(self._place(leg, at, gateway))
+            return runs and current and _is_told(at, hosts)
 
     def running(self) -> list[UUID]:
         """List the networks whose dnsmasq runs."""
@@ -212,6 +248,14 @@ class Dnsmasq:
             leases=at.leases,
             log=at.log,
         )
+
+    def _is_heard(self, leg: Leg) -> bool:
+        """Say whether a network's dnsmasq answers. It does everything on one thread, so TFTP speaks for all."""
+        try:
+            return tftp.answers(leg.namespace, leg.address.ip, deadline=self._patience)
+        except OSError as error:  # that is the leg's fault
+            log.warning("dnsmasq of network %s cannot be asked: %s", leg.network, error)
+            return True
 
     # --- starting, telling, ending -----------------------------------------------------------------------
 
@@ -345,6 +389,15 @@ def _confirm(at: Files, position: int, hosts: Sequence[BootHost]) -> None:
         if " at line " in line and line.endswith((str(at.hosts), str(at.options))):
             raise BootServiceError(f"dnsmasq refuses a host: {line}", next_step="report this as a bug of BMI")
     files.write(at.applied, _digest(hosts))
+
+
+def _is_told(at: Files, hosts: Sequence[BootHost]) -> bool:
+    """Say whether dnsmasq has read these hosts, and would read them again."""
+    return (
+        files.read(at.applied) == _digest(hosts)
+        and files.read(at.hosts) == hosts_text(hosts)
+        and files.read(at.options) == options_text(hosts)
+    )
 
 
 def _release_stale(leg: Leg, at: Files, hosts: Sequence[BootHost]) -> None:

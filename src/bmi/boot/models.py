@@ -9,6 +9,7 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from bmi.api.nodes import Milestone
 from bmi.db import Table, now
+from bmi.gateways.models import Gateway
 from bmi.images.models import Disk
 from bmi.networks.models import Attachment
 from bmi.nodes.models import Node
@@ -26,6 +27,8 @@ class Boot(Table):
     node_id: Mapped[UUID] = mapped_column(ForeignKey("nodes.id"), unique=True)
     disk_id: Mapped[UUID] = mapped_column(ForeignKey("disks.id"), unique=True)
     attachment_id: Mapped[UUID] = mapped_column(ForeignKey("attachments.id"), unique=True)
+    gateway_id: Mapped[UUID] = mapped_column(ForeignKey("gateways.id"), index=True)
+    """The gateway whose address the node knows; another one may act for it."""
     hostname: Mapped[str]
     ssh_keys: Mapped[list[str]]
     user_data: Mapped[str | None]
@@ -33,6 +36,8 @@ class Boot(Table):
     """Sealed by the vault."""
     seeded: Mapped[bool] = mapped_column(default=False)
     exported: Mapped[bool] = mapped_column(default=False)
+    exported_by_id: Mapped[UUID | None] = mapped_column(ForeignKey("gateways.id"))
+    """The gateway that served the disk last, and may still have it open; none if nobody ever has."""
     served: Mapped[bool] = mapped_column(default=False)
     """Whether DHCP and the boot script answer the node."""
     attached: Mapped[bool] = mapped_column(default=False)
@@ -47,6 +52,7 @@ class Boot(Table):
     node: Mapped[Node] = relationship(lazy="joined")
     disk: Mapped[Disk] = relationship(lazy="joined")
     attachment: Mapped[Attachment] = relationship(lazy="joined")
+    gateway: Mapped[Gateway] = relationship(lazy="joined", foreign_keys=gateway_id)
 
 
 Flag = Literal["seeded", "exported", "served", "attached"]

@@ -47,7 +47,7 @@ def list_(project: options.ProjectName = None, json: options.Json = False) -> No
         output.as_json(found)
         return
     output.table(
-        ("NAME", "STATE", "IMAGE", "NODE", "SIZE", "USED", "PROJECT", "CREATED"),
+        ("NAME", "STATE", "IMAGE", "NODE", "SIZE", "PROJECT", "CREATED"),
         [
             (
                 disk.name,
@@ -55,7 +55,6 @@ def list_(project: options.ProjectName = None, json: options.Json = False) -> No
                 disk.image_name or disk.image,
                 disk.node,
                 output.size(disk.size),
-                output.size(disk.allocated),
                 disk.project,
                 disk.created_at,
             )
@@ -81,7 +80,8 @@ def show(disk: Name, project: options.ProjectName = None, json: options.Json = F
             ("image", found.image_name or found.image),
             ("node", found.node),
             ("size", output.size(found.size)),
-            ("used", output.size(found.allocated)),
+            ("own", found.usage and output.size(found.usage.own)),
+            ("shared", found.usage and output.size(found.usage.shared)),
             ("id", found.id),
             ("created", found.created_at),
         )
@@ -104,6 +104,15 @@ def snapshot(
     """
     with connect(project) as bmi:
         finish(bmi, bmi.disks.snapshot(disk, SnapshotCreate(name=name)), wait=wait, json=json)
+
+
+@app.command()
+def flatten(
+    disk: Name, project: options.ProjectName = None, wait: options.Wait = True, json: options.Json = False
+) -> None:
+    """Make a disk independent of its image, by copying what they have in common. A node may run on it."""
+    with connect(project) as bmi:
+        finish(bmi, bmi.disks.flatten(disk), wait=wait, json=json)
 
 
 @app.command()

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from bmi.api.images import ImageBuild
+from bmi.api.images import ImageAdopt, ImageBuild
 from bmi.cli import apps, complete, options, output
 from bmi.cli.progress import finish
 from bmi.cli.session import connect
@@ -56,6 +56,39 @@ def build(
         finish(bmi, bmi.images.build(request), wait=wait, json=json)
 
 
+@app.command()
+def adopt(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="RBD image in the pool, or raw file in the store's folder `adopt`.", metavar="SOURCE"
+        ),
+    ],
+    name: Annotated[str, typer.Option(metavar="NAME", help="What to call the image.")],
+    project: options.ProjectName = None,
+    wait: options.Wait = True,
+    json: options.Json = False,
+) -> None:
+    """Make an image of what lies in the store already, without copying it. It stays where it is.
+
+    \b
+    Example:
+      bmi image adopt node-image-7 --name rescued
+    """
+    with connect(project) as bmi:
+        finish(bmi, bmi.images.adopt(ImageAdopt(name=name, source=source)), wait=wait, json=json)
+
+
+@app.command("adopt-legacy")
+def adopt_legacy(wait: options.Wait = True, json: options.Json = False) -> None:
+    """Make images and disks of what was imported from the original BMI, without copying it.
+
+    Import its database first: bmi db import-legacy.
+    """
+    with connect() as bmi:
+        finish(bmi, bmi.images.adopt_legacy(), wait=wait, json=json)
+
+
 @app.command("list")
 def list_(project: options.ProjectName = None, json: options.Json = False) -> None:
     """List the images."""
@@ -65,7 +98,7 @@ def list_(project: options.ProjectName = None, json: options.Json = False) -> No
         output.as_json(found)
         return
     output.table(
-        ("NAME", "STATE", "ORIGIN", "PARENT", "SIZE", "USED", "PROJECT", "CREATED"),
+        ("NAME", "STATE", "ORIGIN", "PARENT", "SIZE", "PROJECT", "CREATED"),
         [
             (
                 image.name,
@@ -73,7 +106,6 @@ def list_(project: options.ProjectName = None, json: options.Json = False) -> No
                 image.origin,
                 image.parent_name or image.parent,
                 output.size(image.size),
-                output.size(image.allocated),
                 image.project,
                 image.created_at,
             )
@@ -99,11 +131,21 @@ def show(image: Name, project: options.ProjectName = None, json: options.Json = 
             ("parent", found.parent_name or found.parent),
             ("project", found.project),
             ("size", output.size(found.size)),
-            ("used", output.size(found.allocated)),
+            ("own", found.usage and output.size(found.usage.own)),
+            ("shared", found.usage and output.size(found.usage.shared)),
             ("id", found.id),
             ("created", found.created_at),
         )
     )
+
+
+@app.command()
+def flatten(
+    image: Name, project: options.ProjectName = None, wait: options.Wait = True, json: options.Json = False
+) -> None:
+    """Make an image independent of what it was made from, by copying what they have in common."""
+    with connect(project) as bmi:
+        finish(bmi, bmi.images.flatten(image), wait=wait, json=json)
 
 
 @app.command()

@@ -15,6 +15,7 @@ from bmi.api.nodes import (
     NodeState,
     PowerRequest,
     Provision,
+    Reset,
 )
 from bmi.cli import apps, complete, options, output, timeline
 from bmi.cli.progress import finish
@@ -137,6 +138,7 @@ def show(node: Name, json: options.Json = False) -> None:
             ("disk", found.disk),
             ("network", found.network),
             ("address", found.address),
+            ("disk from", found.portal and f"{found.portal}, gateway {found.gateway}"),
             ("operation", found.operation),
             ("nics", "\n".join(f"{nic.mac} at {nic.switch}:{nic.port}" for nic in found.nics)),
             (
@@ -223,6 +225,32 @@ def deprovision(
     """Give a node back, clean. Its disk goes too, unless it is kept."""
     with connect() as bmi:
         started = bmi.nodes.deprovision(node, Deprovision(keep_disk=keep_disk))
+        finish(bmi, started, wait=wait, json=json)
+
+
+@app.command()
+def reset(
+    node: Name,
+    remove_disk: Annotated[
+        bool, typer.Option("--remove-disk", help="Remove its disk too; a whole one is kept otherwise.")
+    ] = False,
+    assume_off: Annotated[
+        bool,
+        typer.Option(
+            "--assume-off", help="Do not ask its BMC: you have made sure that the node is off. Admins only."
+        ),
+    ] = False,
+    wait: options.Wait = True,
+    json: options.Json = False,
+) -> None:
+    """Make a node available again, whatever its record says: off, on no network, without exports.
+
+    \b
+    Example:
+      bmi node reset n1 --assume-off
+    """
+    with connect() as bmi:
+        started = bmi.nodes.reset(node, Reset(remove_disk=remove_disk, assume_off=assume_off))
         finish(bmi, started, wait=wait, json=json)
 
 

@@ -19,9 +19,13 @@ WATCH = "Watch"
 CONNECT = "Connect"
 RUN = "Run the service"
 
-_EXTRAS = {"serve": "server", "lab": "lab"}
+_EXTRAS = {"lab": "lab"}  # of the others' parts, `server`
 _HELP = {
-    "serve": "Run the service on this host.",
+    "serve": "Run the whole service on this host.",
+    "api": "Run the API alone, beside workers and gateways.",
+    "worker": "Run a worker alone: it carries operations out.",
+    "gateway": "Run a gateway alone: it serves disks and boots nodes.",
+    "db": "The service's database: upgrade, check, import an old one.",
     "lab": "Run a virtual data centre to try things out in.",
 }
 
@@ -43,7 +47,8 @@ NOUNS = (
     Noun("project", "Tenants.", MANAGE),
     Noun("token", "API keys.", MANAGE),
     Noun("op", "Operations: follow, wait for, cancel long work.", WATCH),
-    Noun("doctor", "Compare what really exists with what should.", WATCH),
+    Noun("doctor", "Compare what really exists with what should, and mend it.", WATCH),
+    Noun("members", "Gateways and workers: which live, and what they carry.", WATCH),
     Noun("login", "Save where the service is, and your token.", CONNECT),
     Noun("whoami", "Show who your token stands for.", CONNECT),
     Noun("version", "Show the versions of this command and of the service.", CONNECT),
@@ -57,7 +62,7 @@ class Nouns(TyperGroup):
         super().__init__(**settings)
         for noun in NOUNS:
             self.add_command(_Later(noun.name, noun.help, noun.panel, partial(_own, noun.name)))
-        for point in sorted(entry_points(group="bmi.commands"), key=lambda point: point.name, reverse=True):
+        for point in sorted(entry_points(group="bmi.commands"), key=_place):
             help = _HELP.get(point.name) or f"From {point.dist.name if point.dist else point.module}."
             self.add_command(_Later(point.name, help, RUN, partial(_plugged_in, point)))
 
@@ -90,6 +95,12 @@ class _Later(TyperCommand):
         return command
 
 
+def _place(point: EntryPoint) -> tuple[int, str]:
+    """Say where a command stands in the list: ours in our order, then those of others."""
+    names = list(_HELP)
+    return (names.index(point.name) if point.name in names else len(names), point.name)
+
+
 def _own(name: str) -> Any:
     return get_command(import_module(f"bmi.cli.{name}").app)
 
@@ -99,11 +110,11 @@ def _plugged_in(point: EntryPoint) -> Any:
         found = point.load()
     except ImportError as error:
         missing = error.name or str(error)
-        if missing.split(".")[0] == "bmi" or point.name not in _EXTRAS:
+        if missing.split(".")[0] == "bmi" or point.name not in _HELP:
             raise Failure(
                 f"the command {point.name} cannot be loaded: {error}", next_step="install its package again"
             ) from error
-        extra = _EXTRAS[point.name]
+        extra = _EXTRAS.get(point.name, "server")
         raise Failure(
             f"{point.name} needs the {extra} parts ({missing} is missing)",
             next_step=f"install bare-metal-imaging[{extra}]",

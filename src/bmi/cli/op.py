@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from bmi.api.operations import Operation, OperationState, StepState
+from bmi.api.operations import Ending, Operation, OperationState, StepState
 from bmi.cli import apps, complete, options, output, progress, timeline
 from bmi.cli.failures import Failure
 from bmi.cli.session import connect
@@ -63,6 +63,8 @@ def show(operation: Id, json: options.Json = False) -> None:
             ("id", found.id),
             ("created", found.created_at),
             ("ended", found.ended_at),
+            ("left", found.ending and _LEFT[found.ending]),
+            ("retry of", found.retry_of),
             ("error", error and error.detail),
             ("next step", error and (error.next_step or None)),
             *((key.replace("_", " "), value) for key, value in found.result.items()),
@@ -86,7 +88,7 @@ def wait(operation: Id, json: options.Json = False) -> None:
 
 @app.command()
 def cancel(operation: Id, wait: options.Wait = True, json: options.Json = False) -> None:
-    """Cancel an operation: what it did is undone.
+    """Cancel an operation: what it did is undone, or where it only goes forward, it stays where it is.
 
     \b
     Example:
@@ -111,6 +113,20 @@ def cancel(operation: Id, wait: options.Wait = True, json: options.Json = False)
 
 
 @app.command()
+def retry(operation: Id, wait: options.Wait = True, json: options.Json = False) -> None:
+    """Try again what an operation did not bring about, as a new operation.
+
+    What the first try left standing is used; what it undid is done anew.
+
+    \b
+    Example:
+      bmi op retry 0199c5d2-7d1c-7a55-9a43-0c8f1d2e3f40
+    """
+    with connect() as bmi:
+        progress.finish(bmi, bmi.operations.retry(operation), wait=wait, json=json)
+
+
+@app.command()
 def events(
     operation: Id, follow: timeline.Follow = False, last: timeline.Last = None, json: options.Json = False
 ) -> None:
@@ -125,6 +141,14 @@ def events(
             timeline.print_as_they_come(bmi.operations.follow_events(operation), json=json)
         else:
             timeline.print_all(bmi.operations.events(operation), last=last, json=json)
+
+
+_LEFT = {
+    Ending.SUCCEEDED: None,
+    Ending.UNDONE: "everything as it was before",
+    Ending.STANDING: "what was done until then; bmi op retry goes on",
+    Ending.STUCK: "some of what it did, which could not be undone; bmi op retry goes on",
+}
 
 
 def _step(operation: Operation) -> str | None:

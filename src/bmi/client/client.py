@@ -7,9 +7,10 @@ import httpx2
 
 from bmi.api.access import Identity
 from bmi.api.common import Version
-from bmi.api.doctor import Report
+from bmi.api.doctor import Repair, Repaired, Report
 from bmi.client.disks import Disks
 from bmi.client.images import Images
+from bmi.client.members import Members
 from bmi.client.networks import Networks
 from bmi.client.nodes import Nodes
 from bmi.client.operations import Operations
@@ -56,6 +57,7 @@ class Client:
         self.images = Images(self._transport)
         self.disks = Disks(self._transport)
         self.operations = Operations(self._transport)
+        self.members = Members(self._transport)
 
     def __repr__(self) -> str:
         return f"Client({self.url!r}, project={self.project!r})"
@@ -78,10 +80,24 @@ class Client:
         """Return who the token stands for."""
         return self._transport.call("GET", ["whoami"], Identity)
 
-    def doctor(self) -> Report:
-        """Return what really exists, compared with what should."""
+    def doctor(self, *, quick: bool = False) -> Report:
+        """Return what really exists, compared with what should.
+
+        Args:
+            quick: Do not ask the networks for foreign DHCP servers, which takes some seconds.
+        """
         # The service counts at the parts themselves, BMCs and switches among them.
-        return self._transport.call("GET", ["doctor"], Report, patience=120)
+        query = {"quick": "true"} if quick else {}
+        return self._transport.call("GET", ["doctor"], Report, query=query, patience=120)
+
+    def repair(self, *, remove_orphans: bool = False) -> Repaired:
+        """Mend what differs from the database, and return what is mended and what is left.
+
+        Args:
+            remove_orphans: Remove volumes that nothing refers to, with what they hold.
+        """
+        body = Repair(remove_orphans=remove_orphans)
+        return self._transport.call("POST", ["doctor", "repair"], Repaired, body=body, patience=300)
 
     def close(self) -> None:
         """Close the connections."""

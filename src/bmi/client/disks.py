@@ -34,6 +34,11 @@ class Disks:
         query = {"project": self._transport.project}
         return self._transport.call("POST", ["disks", disk, "snapshot"], Operation, body=request, query=query)
 
+    def flatten(self, disk: str | UUID) -> Operation:
+        """Start making a disk independent of the image that it was cloned from."""
+        query = {"project": self._transport.project}
+        return self._transport.call("POST", ["disks", disk, "flatten"], Operation, query=query)
+
     def delete(self, disk: str | UUID) -> Operation:
         """Start removing a disk and what is on it."""
         query = {"project": self._transport.project}

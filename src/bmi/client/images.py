@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from uuid import UUID
 
-from bmi.api.images import Image, ImageBuild
+from bmi.api.images import Image, ImageAdopt, ImageBuild
 from bmi.api.operations import Operation
 from bmi.client.transport import Transport
 
@@ -19,6 +19,11 @@ class Images:
         body = self._transport.in_project(request)
         return self._transport.call("POST", ["images", "build"], Operation, body=body)
 
+    def adopt(self, request: ImageAdopt) -> Operation:
+        """Start making an image of a content that lies in the store already, without copying it."""
+        body = self._transport.in_project(request)
+        return self._transport.call("POST", ["images", "adopt"], Operation, body=body)
+
     def list(self, *, limit: int | None = None) -> Iterator[Image]:
         """Go through the images."""
         query = {"project": self._transport.project}
@@ -28,6 +33,15 @@ class Images:
         """Return an image by name or id."""
         query = {"project": self._transport.project}
         return self._transport.call("GET", ["images", image], Image, query=query)
+
+    def adopt_legacy(self) -> Operation:
+        """Start making images and disks of what was imported from the original BMI."""
+        return self._transport.call("POST", ["images", "adopt-legacy"], Operation)
+
+    def flatten(self, image: str | UUID) -> Operation:
+        """Start making an image independent of what it was made from."""
+        query = {"project": self._transport.project}
+        return self._transport.call("POST", ["images", image, "flatten"], Operation, query=query)
 
     def delete(self, image: str | UUID) -> Operation:
         """Start removing an image."""

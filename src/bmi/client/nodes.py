@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from uuid import UUID
 
-from bmi.api.nodes import Deprovision, Node, NodeCreate, NodeState, Power, PowerRequest, Provision
+from bmi.api.nodes import Deprovision, Node, NodeCreate, NodeState, Power, PowerRequest, Provision, Reset
 from bmi.api.operations import Event, Operation
 from bmi.client import history
 from bmi.client.transport import Transport
@@ -50,6 +50,10 @@ class Nodes:
         """Start giving a node back, clean."""
         body = request or Deprovision()
         return self._transport.call("POST", ["nodes", node, "deprovision"], Operation, body=body)
+
+    def reset(self, node: str | UUID, request: Reset | None = None) -> Operation:
+        """Start making a node available, whatever its record says; its disk is kept unless asked otherwise."""
+        return self._transport.call("POST", ["nodes", node, "reset"], Operation, body=request or Reset())
 
     def power(self, node: str | UUID) -> Power:
         """Return whether a node is on."""

@@ -43,6 +43,10 @@ class Operations:
         """Ask for an operation to be undone; it ends when that is done."""
         return self._transport.call("POST", ["operations", id, "cancel"], Operation)
 
+    def retry(self, id: UUID | str) -> Operation:
+        """Ask again for what an operation did not bring about; returns the new operation."""
+        return self._transport.call("POST", ["operations", id, "retry"], Operation)
+
     def events(self, id: UUID | str, *, limit: int | None = None) -> Iterator[Event]:
         """Go through an operation's history, oldest first."""
         return self._transport.items(["operations", id, "history"], Event, limit=limit)

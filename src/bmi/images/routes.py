@@ -10,10 +10,11 @@ from bmi.api.common import Page
 from bmi.api.operations import Operation
 from bmi.db import page
 from bmi.drivers.storage import Kind, Storage, Volume
+from bmi.errors import NotFound, StorageError
 from bmi.http import InProject, Pages, TheService, Who
 from bmi.images.models import Disk, Image
 from bmi.images.service import node_of
-from bmi.provisioning import disks, images
+from bmi.provisioning import disks, images, legacy
 from bmi.provisioning.accept import accept
 
 router = APIRouter()
@@ -25,13 +26,25 @@ def build_image(service: TheService, who: Who, body: wire.ImageBuild, response: 
     return accept(service, response, lambda session: images.ask_build(session, who, body))
 
 
+@router.post("/images/adopt", status_code=202, tags=["images"])
+def adopt_image(service: TheService, who: Who, body: wire.ImageAdopt, response: Response) -> Operation:
+    """Make an image of a content that lies in the store already, without copying it."""
+    return accept(service, response, lambda session: images.ask_adopt(session, who, body))
+
+
+@router.post("/images/adopt-legacy", status_code=202, tags=["images"])
+def adopt_legacy(service: TheService, who: Who, response: Response) -> Operation:
+    """Make images and disks of what was imported from the original BMI, without copying it."""
+    return accept(service, response, lambda session: legacy.ask(session, who))
+
+
 @router.get("/images", tags=["images"])
 def list_images(service: TheService, who: Who, paging: Pages, project: InProject = None) -> Page[wire.Image]:
     """List the project's images and everybody's, oldest first."""
     with service.parts.db.read() as session:
         query = select_visible(session, who, Image, Action.IMAGE_READ, project)
         rows, following = page(session, query, Image, limit=paging.limit, cursor=paging.cursor)
-        return Page(items=[_image(service.parts.storage, row) for row in rows], next=following)
+        return Page(items=[_image(row) for row in rows], next=following)
 
 
 @router.get("/images/{image}", tags=["images"])
@@ -39,7 +52,16 @@ def show_image(service: TheService, who: Who, image: str, project: InProject = N
     """Show an image."""
     with service.parts.db.read() as session:
         row = find_owned(session, who, Image, image, Action.IMAGE_READ, project=project)
-        return _image(service.parts.storage, row)
+        found = _image(row)
+    return found.model_copy(update={"usage": _usage(service.parts.storage, Volume(Kind.IMAGE, found.id))})
+
+
+@router.post("/images/{image}/flatten", status_code=202, tags=["images"])
+def flatten_image(
+    service: TheService, who: Who, image: str, response: Response, project: InProject = None
+) -> Operation:
+    """Make an image independent of what it was made from, by copying what they have in common."""
+    return accept(service, response, lambda session: images.ask_flatten(session, who, image, project))
 
 
 @router.delete("/images/{image}", status_code=202, tags=["images"])
@@ -62,7 +84,7 @@ def list_disks(service: TheService, who: Who, paging: Pages, project: InProject 
     with service.parts.db.read() as session:
         query = select_visible(session, who, Disk, Action.DISK_READ, project)
         rows, following = page(session, query, Disk, limit=paging.limit, cursor=paging.cursor)
-        return Page(items=[_disk(session, service.parts.storage, row) for row in rows], next=following)
+        return Page(items=[_disk(session, row) for row in rows], next=following)
 
 
 @router.get("/disks/{disk}", tags=["disks"])
@@ -70,7 +92,16 @@ def show_disk(service: TheService, who: Who, disk: str, project: InProject = Non
     """Show a disk."""
     with service.parts.db.read() as session:
         row = find_owned(session, who, Disk, disk, Action.DISK_READ, project=project)
-        return _disk(session, service.parts.storage, row)
+        found = _disk(session, row)
+    return found.model_copy(update={"usage": _usage(service.parts.storage, Volume(Kind.DISK, found.id))})
+
+
+@router.post("/disks/{disk}/flatten", status_code=202, tags=["disks"])
+def flatten_disk(
+    service: TheService, who: Who, disk: str, response: Response, project: InProject = None
+) -> Operation:
+    """Make a disk independent of its image, by copying what they have in common; a node may run on it."""
+    return accept(service, response, lambda session: disks.ask_flatten(session, who, disk, project))
 
 
 @router.delete("/disks/{disk}", status_code=202, tags=["disks"])
@@ -94,8 +125,16 @@ def snapshot_disk(
     return accept(service, response, lambda session: disks.ask_snapshot(session, who, disk, project, body))
 
 
-def _image(storage: Storage, row: Image) -> wire.Image:
-    info = storage.find(Volume(Kind.IMAGE, row.id))
+def _usage(storage: Storage, volume: Volume) -> wire.Usage | None:
+    """Ask the storage what a volume takes; what else is known of it is shown even if the storage is down."""
+    try:
+        found = storage.usage(volume)
+    except (NotFound, StorageError):
+        return None
+    return wire.Usage(own=found.own, shared=found.shared)
+
+
+def _image(row: Image) -> wire.Image:
     return wire.Image(
         id=row.id,
         name=row.name,
@@ -105,13 +144,11 @@ def _image(storage: Storage, row: Image) -> wire.Image:
         parent=row.parent_id,
         parent_name=row.parent.name if row.parent else None,
         size=row.size,
-        allocated=info.allocated if info else 0,
         created_at=row.created_at,
     )
 
 
-def _disk(session: Session, storage: Storage, row: Disk) -> wire.Disk:
-    info = storage.find(Volume(Kind.DISK, row.id))
+def _disk(session: Session, row: Disk) -> wire.Disk:
     return wire.Disk(
         id=row.id,
         name=row.name,
@@ -121,6 +158,5 @@ def _disk(session: Session, storage: Storage, row: Disk) -> wire.Disk:
         image_name=row.image.name if row.image else None,
         node=node_of(session, row),
         size=row.size,
-        allocated=info.allocated if info else 0,
         created_at=row.created_at,
     )

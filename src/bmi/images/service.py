@@ -19,11 +19,21 @@ def ready_image(session: Session, caller: Caller, ref: str, project: Project) ->
         WrongState: It is not ready.
     """
     image = find_owned(session, caller, Image, ref, Action.IMAGE_READ, project=str(project.id))
-    if image.state != "ready":
-        raise WrongState(
-            f"image {image.name} is {image.state}", next_step="wait until it is ready: bmi op list"
-        )
+    require_ready(image)
     return image
+
+
+def require_ready(thing: Image | Disk) -> None:
+    """Refuse an image or a disk that is on its way in or out.
+
+    Raises:
+        WrongState: It is not ready.
+    """
+    if thing.state != "ready":
+        raise WrongState(
+            f"{type(thing).__name__.lower()} {thing.name} is {thing.state}",
+            next_step="wait until it is ready: bmi op list",
+        )
 
 
 def node_of(session: Session, disk: Disk) -> str | None:
@@ -39,10 +49,18 @@ def refuse_disk_in_use(session: Session, disk: Disk) -> None:
         InUse: A node boots from it.
         WrongState: It is not ready.
     """
+    refuse_booted(session, disk)
+    require_ready(disk)
+
+
+def refuse_booted(session: Session, disk: Disk) -> None:
+    """Refuse a disk that boots a node.
+
+    Raises:
+        InUse: A node boots from it.
+    """
     if name := node_of(session, disk):
         raise InUse(
             f"disk {disk.name} is exported to node {name}",
             next_step=f"give the node back first: bmi node deprovision {name} --keep-disk",
         )
-    if disk.state != "ready":
-        raise WrongState(f"disk {disk.name} is {disk.state}", next_step="wait until it is ready: bmi op list")

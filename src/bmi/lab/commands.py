@@ -11,7 +11,7 @@ from rich.table import Table
 
 from bmi.lab import console, demo
 from bmi.lab.lab import Lab
-from bmi.lab.layout import DEFAULT_FOLDER
+from bmi.lab.layout import DEFAULT_FOLDER, Store
 
 app = typer.Typer(
     help="A virtual data centre on this machine: nodes, BMCs, a switch, and a BMI service. Needs root.",
@@ -20,6 +20,8 @@ app = typer.Typer(
 
 Folder = Annotated[Path, typer.Option("--dir", envvar="BMI_LAB_DIR", help="Where the lab's files are.")]
 Port = Annotated[int, typer.Option(help="Port of the lab's service, on loopback.")]
+
+Keep = Annotated[Store, typer.Option("--store", help="What keeps images and disks.")]
 
 _out = Console(highlight=False, soft_wrap=True)
 
@@ -33,9 +35,10 @@ def up(
     nodes: Annotated[int, typer.Option(min=1, max=64, help="How many nodes.")] = 3,
     folder: Folder = DEFAULT_FOLDER,
     api_port: Port = 6230,
+    store: Keep = Store.LOCAL,
 ) -> None:
     """Bring the lab up, or complete one that is half up."""
-    Lab(folder).up(nodes, api_port, _tell)
+    Lab(folder).up(nodes, api_port, _tell, store)
     _out.print(f'The lab is up. To talk to it: eval "$(bmi lab env{_option(folder)})"')
 
 
@@ -87,10 +90,11 @@ def show_console(
 def run_demo(
     folder: Folder = DEFAULT_FOLDER,
     api_port: Port = 6230,
+    store: Keep = Store.LOCAL,
     keep: Annotated[bool, typer.Option("--keep", help="Leave everything up to play with.")] = False,
 ) -> None:
     """Show the whole idea: two tenants, four boots, a snapshot, isolation, and nothing left behind."""
-    demo.run(Lab(folder), api_port, keep=keep, console=_out)
+    demo.run(Lab(folder), api_port, store, keep=keep, console=_out)
 
 
 def _option(folder: Path) -> str:

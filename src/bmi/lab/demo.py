@@ -15,8 +15,10 @@ from typing import Any
 
 from rich.console import Console
 
+from bmi.api.doctor import Report
 from bmi.errors import BmiError, CommandFailed
 from bmi.lab.lab import Lab
+from bmi.lab.layout import Store
 from bmi.run import run as run_program
 
 IMAGE = "debian-12"
@@ -48,12 +50,13 @@ RED = Tenant("red", ("n1", "n2"))
 BLUE = Tenant("blue", ("n3",))
 
 
-def run(lab: Lab, api_port: int, *, keep: bool, console: Console) -> None:
+def run(lab: Lab, api_port: int, store: Store, *, keep: bool, console: Console) -> None:
     """Show everything, step by step, and clean up.
 
     Args:
         lab: Where; brought up for this, and taken down again.
         api_port: Port of the lab's service on loopback.
+        store: What keeps images and disks.
         keep: Leave it all up at the end.
         console: Where to tell.
 
@@ -65,7 +68,7 @@ def run(lab: Lab, api_port: int, *, keep: bool, console: Console) -> None:
     demo = Demo(lab, console)
     lab.down(lambda what, seconds: None)
     try:
-        demo.show(api_port)
+        demo.show(api_port, store)
         if keep:
             console.print(f'\nIt is all still up: eval "$(bmi lab env --dir {lab.folder})"; bmi node list')
         else:
@@ -84,10 +87,11 @@ class Demo:
         self._out = console
         self._key = lab.folder / "demo-key"
 
-    def show(self, api_port: int) -> None:
+    def show(self, api_port: int, store: Store) -> None:
         """Do everything up to the last proof."""
         with self._chapter("A data centre on this machine: a switch, nodes without disks, BMCs, the service"):
-            self._lab.up(NODES, api_port, lambda what, seconds: self._say(f"{what} ({seconds:.1f} s)"))
+            self._lab.up(NODES, api_port, lambda what, seconds: self._say(f"{what} ({seconds:.1f} s)"), store)
+            self._bmi("members")
         with self._chapter("A golden image, built from Debian's packages once and kept"):
             self._bmi("image", "build", "debian", "--name", IMAGE)
         with self._chapter("Two tenants, each with a network in a VLAN of its own"):
@@ -122,12 +126,13 @@ class Demo:
             for tenant in (RED, BLUE):
                 self._bmi("project", "delete", tenant.name)
         with self._chapter("Nothing is left, counted at the parts themselves"):
-            report = self._ask("doctor")
-            for name, count in report["inventory"].items():
+            report = Report.model_validate(self._ask("doctor"))
+            counted = report.inventory.model_dump()
+            for name, count in counted.items():
                 self._say(f"{name.replace('_', ' ')}: {count}")
-            if report["findings"] or any(report["inventory"].values()):
+            if report.errors or any(counted.values()):
                 raise DemoFailed(
-                    f"something is left: {json.dumps(report)}",
+                    f"something is left: {report.model_dump_json()}",
                     next_step="run the demo with --keep and look at it",
                 )
             state = self._lab.folder
@@ -165,6 +170,7 @@ class Demo:
     def _prove_isolation(self) -> None:
         """Let a node of red take an address of blue's network, as a hostile tenant would, and try."""
         victim = self._ask("node", "show", "n3")["address"]
+        targets = {node: self._ask("node", "show", node)["portal"].replace(":", "/") for node in ("n1", "n3")}
         gateway = self._ask("network", "show", BLUE.network, "--project", BLUE.name)["gateway"]
         own = self._ask("network", "show", RED.network, "--project", RED.name)["gateway"]
         stolen = victim.rsplit(".", 1)[0] + ".99"
@@ -172,12 +178,12 @@ class Demo:
         self._ssh("n1", RED, f"ip address add {stolen}/24 dev {nic}")
         self._say(f"n1 of red has taken {stolen}, an address of blue's network")
         probe = "ping -c 1 -W 3 {0} >/dev/null 2>&1 && echo reached || echo unreachable"
-        port = "timeout 3 bash -c '</dev/tcp/{0}/3260' 2>/dev/null && echo reached || echo unreachable"
+        port = "timeout 3 bash -c '</dev/tcp/{0}' 2>/dev/null && echo reached || echo unreachable"
         self._expect("n1 to its own gateway", self._ssh("n1", RED, probe.format(own)), "reached")
-        self._expect("n1 to its own target", self._ssh("n1", RED, port.format(own)), "reached")
+        self._expect("n1 to its own target", self._ssh("n1", RED, port.format(targets["n1"])), "reached")
         self._expect("n1 to blue's node n3", self._ssh("n1", RED, probe.format(victim)), "unreachable")
         self._expect("n1 to blue's gateway", self._ssh("n1", RED, probe.format(gateway)), "unreachable")
-        self._expect("n1 to blue's target", self._ssh("n1", RED, port.format(gateway)), "unreachable")
+        self._expect("n1 to blue's target", self._ssh("n1", RED, port.format(targets["n3"])), "unreachable")
 
     def _expect(self, what: str, seen: str, wanted: str) -> None:
         self._say(f"{what}: {seen.strip()}")

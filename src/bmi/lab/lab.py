@@ -1,27 +1,22 @@
 """The lab as a whole: brought up, looked at, taken down again, whoever died in between."""
 
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bmi import netns, processes
+from bmi import processes
 from bmi.api.nodes import BmcCreate, Nic, NodeCreate
 from bmi.client import Client
-from bmi.client.errors import ClientError
 from bmi.client.profile import Profile, save
-from bmi.drivers import Site, load
-from bmi.drivers.leg import Legs
-from bmi.drivers.storage import Storage
-from bmi.errors import BmiError, CommandFailed, InUse
+from bmi.errors import BmiError, InUse
 from bmi.lab.bmc import Config, Controllers, Endpoint
-from bmi.lab.layout import BMC_USERNAME, BRIDGE, SWITCH, LabNode, Layout, plan
+from bmi.lab.layout import BMC_USERNAME, BRIDGE, SWITCH, LabNode, Layout, Store, plan
 from bmi.lab.node import VirtualNode
 from bmi.lab.openvswitch import OpenVSwitch
-from bmi.wait import wait_until
+from bmi.lab.service import Service
 
 Tell = Callable[[str, float], None]
 """Called with what was done and the seconds that it took."""
@@ -72,19 +67,20 @@ class Lab:
         except FileNotFoundError:
             return None
 
-    def up(self, nodes: int, api_port: int, tell: Tell) -> Layout:
+    def up(self, nodes: int, api_port: int, tell: Tell, store: Store = Store.LOCAL) -> Layout:
         """Bring the lab up, or complete one that is half up.
 
         Args:
             nodes: How many nodes it has.
             api_port: Port of its service on loopback.
             tell: Told what was done.
+            store: What keeps images and disks; one that is half up keeps what it has.
 
         Raises:
             InUse: There is a lab with another number of nodes.
             CommandFailed: A part did not start; the message has its last words.
         """
-        layout = self._layout(nodes, api_port)
+        layout = self._layout(nodes, api_port, store)
         switch = self._switch(layout)
         with _told(tell, f"switch: Open vSwitch in namespace {layout.namespace}"):
             switch.start()
@@ -92,8 +88,12 @@ class Lab:
                 switch.add_tap(node.port)
         with _told(tell, f"BMCs: Redfish for {len(layout.nodes)} nodes"):
             self._controllers(layout).start()
-        with _told(tell, f"service: {layout.api_url}"):
-            self._start_service(layout, switch)
+        service = self._service(layout)
+        if layout.store is Store.CEPH:
+            with _told(tell, "engines: Ceph and PostgreSQL"):
+                service.start_engines()
+        with _told(tell, f"service: {layout.api_url}, {', '.join(m.name for m in service.members)}"):
+            self._start_service(layout)
         with _told(tell, f"inventory: {', '.join(node.name for node in layout.nodes)}"):
             self._register(layout)
         return layout
@@ -123,13 +123,14 @@ class Lab:
         layout = self.layout
         if layout is None:
             return []
+        service = self._service(layout)
         return [
-            ("service ended", lambda: self._stop(self._service_record)),
+            ("service ended", service.stop),
             ("BMCs ended", lambda: _ignore(self._controllers(layout).stop())),
             ("nodes switched off", lambda: self._switch_off(layout)),
-            ("targets and DHCP servers ended", self._end_daemons),
-            ("networks removed", lambda: self._remove_legs(layout)),
-            ("storage dismantled", self._dismantle_storage),
+            ("targets and DHCP servers ended", service.end_daemons),
+            ("networks removed", service.remove_legs),
+            ("storage removed", service.remove_engines),
             ("switch removed", self._switch(layout).stop),
         ]
 
@@ -140,11 +141,12 @@ class Lab:
             InUse: There is no lab.
         """
         layout = self.require()
+        service = self._service(layout)
         machines = self._machines(layout)
         return Status(
             switch=self._switch(layout).alive(),
             controllers=self._controllers(layout).process is not None,
-            service=processes.recorded(self._service_record) is not None,
+            service=all(service.process(member.name) for member in service.members),
             nodes=tuple(
                 NodeStatus(node, machine.is_on())
                 for node, machine in zip(layout.nodes, machines, strict=True)
@@ -166,25 +168,37 @@ class Lab:
 
     def client(self, project: str | None = None) -> Client:
         """Return a client of the lab's service, as its first admin."""
-        return Client(self.require().api_url, self._admin_token(), project=project)
+        return Client(self.require().api_url, self.service.admin_token, project=project)
 
     def leg_namespaces(self) -> dict[str, str]:
-        """Return the namespaces of the gateway's legs, by network id."""
-        layout = self.require()
-        legs = self._legs(layout)
-        try:
-            return {str(leg.network): leg.namespace for leg in legs.legs()}
-        finally:
-            legs.close()
+        """Return the namespaces of a gateway's legs, by network id."""
+        return self.service.leg_namespaces()
+
+    @property
+    def service(self) -> Service:
+        """The processes of BMI.
+
+        Raises:
+            InUse: There is no lab.
+        """
+        return self._service(self.require())
+
+    @property
+    def switch(self) -> OpenVSwitch:
+        """The switch.
+
+        Raises:
+            InUse: There is no lab.
+        """
+        return self._switch(self.require())
 
     def service_process(self) -> processes.Process | None:
-        """Return the service's process, if it runs."""
-        return processes.recorded(self._service_record)
+        """Return the process that has the API, if it runs."""
+        return self.service.process(self.service.members[0].name)
 
     def start_service(self) -> None:
         """Start the service again, after somebody ended it."""
-        layout = self.require()
-        self._start_service(layout, self._switch(layout))
+        self._start_service(self.require())
 
     def require(self) -> Layout:
         """Return what the lab consists of.
@@ -197,11 +211,11 @@ class Lab:
             raise InUse(f"there is no lab in {self.folder}", next_step="bring one up: bmi lab up")
         return layout
 
-    def _layout(self, nodes: int, api_port: int) -> Layout:
+    def _layout(self, nodes: int, api_port: int, store: Store) -> Layout:
         layout = self.layout
         if layout is None:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            layout = plan(nodes, api_port)
+            layout = plan(nodes, api_port, store)
             layout.save(self._layout_file)
         elif len(layout.nodes) != nodes:
             raise InUse(
@@ -226,37 +240,13 @@ class Lab:
             for node in layout.nodes
         ]
 
-    def _start_service(self, layout: Layout, switch: OpenVSwitch) -> None:
-        if processes.recorded(self._service_record) is None:
-            settings = self.folder / "bmi.toml"
-            settings.write_text(_settings(layout, switch, self._state))
-            processes.start(
-                [sys.executable, "-m", "bmi.cli", "serve", "--config", settings],
-                record=self._service_record,
-                log=self._service_log,
-            )
-        client = Client(layout.api_url)
-        wait_until(
-            lambda: self._answers(client),
-            deadline=_SERVICE_DEADLINE,
-            what="the service to answer",
-            next_step=f"look at {self._service_log}",
-        )
-        client.close()
-        save(Profile(url=layout.api_url, token=self._admin_token()), self.profile)
+    def _service(self, layout: Layout) -> Service:
+        return Service(self.folder, layout, self._switch(layout))
 
-    def _answers(self, client: Client) -> bool:
-        if processes.recorded(self._service_record) is None:
-            words = self._service_log.read_text(errors="replace").strip().splitlines() or ["it said nothing"]
-            raise CommandFailed(
-                f"the service ended at once: {words[-1]}",
-                next_step=f"mend that; its log is {self._service_log}",
-            )
-        try:
-            client.version()
-        except ClientError:
-            return False
-        return True
+    def _start_service(self, layout: Layout) -> None:
+        service = self._service(layout)
+        service.start()
+        save(Profile(url=layout.api_url, token=service.admin_token), self.profile)
 
     def _register(self, layout: Layout) -> None:
         bmcs = self._controllers(layout).bmcs()
@@ -284,93 +274,9 @@ class Lab:
         for node in self._machines(layout):
             node.power_off()
 
-    def _end_daemons(self) -> None:
-        for process in processes.recorded_below(self._state):
-            process.stop(kill=True)
-        self._remove_run_files()
-
-    def _remove_legs(self, layout: Layout) -> None:
-        site = self._site()
-        if site is None:
-            return
-        if self._switch(layout).alive():
-            legs = self._legs(layout)
-            for leg in list(legs.legs()):
-                legs.down(leg.network)
-            legs.close()
-        # The switch may be dead, and its ports go with it; namespaces would stay.
-        for name in netns.names():
-            if name.startswith(f"bmi-{site.installation}-"):
-                netns.delete(name)
-
-    def _remove_run_files(self) -> None:
-        if site := self._site():
-            shutil.rmtree(_RUN / site.installation, ignore_errors=True)
-            with suppress(OSError):  # another installation's files are there, or it is gone
-                _RUN.rmdir()
-
-    def _legs(self, layout: Layout) -> Legs:
-        site = self._site()
-        if site is None:
-            raise InUse("the lab's service has never run", next_step="bring the lab up: bmi lab up")
-        options = {"database": self._switch(layout).db, "bridge": BRIDGE, "namespace": layout.namespace}
-        legs: Legs = load("leg", "ovs", options, site)
-        return legs
-
-    def _dismantle_storage(self) -> None:
-        if site := self._site():
-            storage: Storage = load("storage", "local", {"pool_size": _POOL_SIZE}, site)
-            storage.dismantle()
-
-    def _site(self) -> Site | None:
-        try:
-            return Site(self._state, (self._state / "installation").read_text().strip())
-        except FileNotFoundError:
-            return None
-
-    def _stop(self, record: Path) -> None:
-        if process := processes.recorded(record):
-            process.stop()
-
-    def _admin_token(self) -> str:
-        return (self._state / "admin.token").read_text().strip()
-
     @property
     def _layout_file(self) -> Path:
         return self.folder / "lab.json"
-
-    @property
-    def _state(self) -> Path:
-        return self.folder / "service"
-
-    @property
-    def _service_record(self) -> Path:
-        return self.folder / "service.json"
-
-    @property
-    def _service_log(self) -> Path:
-        return self.folder / "service.log"
-
-
-def _settings(layout: Layout, switch: OpenVSwitch, state: Path) -> str:
-    return f"""\
-state_dir = "{state}"
-
-[api]
-port = {layout.api_port}
-
-[storage]
-driver = "local"
-options = {{ pool_size = "{_POOL_SIZE}" }}
-
-[leg]
-driver = "ovs"
-options = {{ database = "{switch.db}", bridge = "{BRIDGE}", namespace = "{layout.namespace}" }}
-
-[switches.{SWITCH}]
-driver = "ovs"
-options = {{ database = "{switch.db}", bridge = "{BRIDGE}" }}
-"""
 
 
 def _ignore(_: object) -> None:

@@ -4,12 +4,14 @@ import os
 import secrets
 import socket
 from contextlib import ExitStack
+from enum import StrEnum
 from pathlib import Path
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
 
 from bmi.ids import new_id
+from bmi.lab.ceph import free_port
 from bmi.lab.node import Firmware, NetworkBoot, NodeSpec, VirtualNic
 
 DEFAULT_FOLDER = Path("/var/lib/bmi-lab")
@@ -17,6 +19,15 @@ SWITCH = "lab"
 """Name of the lab's switch in the service's settings."""
 BRIDGE = "br0"
 BMC_USERNAME = "admin"
+
+
+class Store(StrEnum):
+    """What keeps images and disks, and with it how many processes the service has."""
+
+    LOCAL = "local"
+    """Files of this host and SQLite: one process."""
+    CEPH = "ceph"
+    """Ceph and PostgreSQL: an API, two workers, two gateways."""
 
 
 class LabNode(BaseModel):
@@ -63,6 +74,9 @@ class Layout(BaseModel):
     """Six hexadecimal digits, so that several labs fit on one machine."""
     api_port: int
     nodes: tuple[LabNode, ...]
+    store: Store
+    ceph_port: int
+    postgres_port: int
 
     @property
     def namespace(self) -> str:
@@ -83,7 +97,7 @@ class Layout(BaseModel):
         partial.rename(file)
 
 
-def plan(nodes: int, api_port: int) -> Layout:
+def plan(nodes: int, api_port: int, store: Store) -> Layout:
     """Think out a lab.
 
     Every second node has UEFI firmware that loads iPXE over TFTP, as most servers do; the others a BIOS with
@@ -92,13 +106,17 @@ def plan(nodes: int, api_port: int) -> Layout:
     Args:
         nodes: How many.
         api_port: Port of the lab's service on loopback.
+        store: What keeps images and disks.
     """
     mark = secrets.token_hex(3)
-    ports = _free_ports(nodes)
+    postgres_port, *ports = _free_ports(1 + nodes)
     return Layout(
         mark=mark,
         api_port=api_port,
         nodes=tuple(_node(number, mark, ports[number - 1]) for number in range(1, nodes + 1)),
+        store=store,
+        ceph_port=free_port(),
+        postgres_port=postgres_port,
     )
 
 

@@ -22,6 +22,7 @@ from bmi.wait import wait_until
 _SCHEMA = Path("/usr/share/openvswitch/vswitch.ovsschema")
 _START_DEADLINE = 10.0  # seconds; 50 ms on an idle machine
 _START_POLL = 0.005  # seconds
+_TOOLS = ("ovs-vsctl", "ovsdb-tool")
 _LEFT_BY_DAEMONS = ("conf.db", ".conf.db*", "*.pid", "*.ctl", "*.sock", "*.mgmt", "*.snoop", "*.json")
 
 _SYSCTLS = {
@@ -108,6 +109,8 @@ class OpenVSwitch:
         for daemon in (self._vswitchd, self._ovsdb_server):
             while process := daemon.find():
                 process.stop()
+        for process in self._tools():
+            process.stop(kill=True)
         netns.delete(self.namespace)
         for pattern in _LEFT_BY_DAEMONS:
             for path in self.directory.glob(pattern):
@@ -116,6 +119,10 @@ class OpenVSwitch:
     def alive(self) -> bool:
         """Say whether both programs run."""
         return all(daemon.find() for daemon in (self._ovsdb_server, self._vswitchd))
+
+    def vswitchd(self) -> Process | None:
+        """Return the program that forwards packets, if it runs."""
+        return self._vswitchd.find()
 
     def add_tap(self, name: str) -> None:
         """Add a port for a virtual machine's NIC: a tap device that stays when the machine goes.
@@ -190,6 +197,17 @@ class OpenVSwitch:
         return _Daemon(
             ("ovs-vswitchd", self.db, f"--pidfile={self.directory}/ovs-vswitchd.pid"), self.directory
         )
+
+    def _tools(self) -> list[Process]:
+        """Return the commands at this switch that outlived their caller: some wait for seconds for its daemons."""
+        found = [
+            Process.of(each.pid)
+            for each in psutil.process_iter(["cmdline"])
+            if (words := each.info["cmdline"])
+            and words[0] in _TOOLS
+            and str(self.directory) in " ".join(words)
+        ]
+        return [process for process in found if process is not None]
 
     def _run(self, daemon: _Daemon, *, ready: Path) -> None:
         """Start a program that does not run, and wait until it has made the file that says it is ready."""

@@ -34,8 +34,12 @@ class Network(Table):
 
     @property
     def gateway(self) -> IPv4Interface:
-        """The address of BMI's own leg: the last one, so that nodes count from the first."""
-        return IPv4Interface((self.range.broadcast_address - 1, self.range.prefixlen))
+        """The address of the first gateway."""
+        return self.address_of(1)
+
+    def address_of(self, gateway: int) -> IPv4Interface:
+        """The address of a gateway's own leg, by its number: from the end, as nodes count from the start."""
+        return IPv4Interface((self.range.broadcast_address - gateway, self.range.prefixlen))
 
 
 class Attachment(Table):

@@ -16,7 +16,7 @@ from bmi.errors import AlreadyExists, BadRequest, InUse, SettingsInvalid
 from bmi.networks.models import Attachment, Network
 from bmi.nodes.models import Nic
 from bmi.parts import Parts
-from bmi.settings import Networks
+from bmi.settings import EXPORT_PORTS, Networks
 
 
 def plan(session: Session, settings: Networks, project: Project, request: NetworkCreate) -> Network:
@@ -37,15 +37,16 @@ def plan(session: Session, settings: Networks, project: Project, request: Networ
     )
 
 
-def free_address(session: Session, network: Network) -> IPv4Address:
-    """Return the lowest address of a network that no attachment has.
+def free_address(session: Session, settings: Networks, network: Network) -> IPv4Address:
+    """Return the lowest address of a network that no attachment has, and no gateway may need.
 
     Raises:
         InUse: There is none left.
     """
     taken = set(session.scalars(select(Attachment.address).where(Attachment.network_id == network.id)))
+    first_gateway = network.address_of(settings.gateways).ip
     for address in network.range.hosts():
-        if address != network.gateway.ip and str(address) not in taken:
+        if address < first_gateway and str(address) not in taken:
             return address
     raise InUse(
         f"network {network.name} has no free address in {network.subnet}",
@@ -80,8 +81,8 @@ def vlans_of(session: Session, nic: UUID) -> PortVlans:
 
 
 def apply_port(parts: Parts, id: UUID) -> Outcome:
-    """Make a card's switch port equal to the database, read back."""
-    with parts.lock(id):
+    """Make a card's switch port equal to the database, read back; one process at a time."""
+    with parts.db.lock(f"port of card {id}"):
         with parts.db.read() as session:
             nic = session.get_one(Nic, id)
             vlans = vlans_of(session, id)
@@ -108,10 +109,11 @@ def _choose_vlan(others: Sequence[Network], settings: Networks, request: Network
 def _choose_subnet(others: Sequence[Network], settings: Networks, request: NetworkCreate) -> str:
     taken = [other.range for other in others]
     if request.subnet is not None:
-        if request.subnet.num_addresses < 4:
+        least = settings.gateways + 3  # with a node, the network's own address and the broadcast address
+        if not least <= request.subnet.num_addresses <= EXPORT_PORTS:
             raise BadRequest(
-                f"subnet {request.subnet} has no room for a gateway and a node",
-                next_step="use a /29 at least",
+                f"subnet {request.subnet} has {request.subnet.num_addresses} addresses",
+                next_step=f"use one with {least} to {EXPORT_PORTS}, {settings.gateways} of them for gateways",
             )
         if any(request.subnet.overlaps(other) for other in taken):
             raise BadRequest(

@@ -10,12 +10,14 @@ from bmi.api import nodes as wire
 from bmi.api.common import Page
 from bmi.api.operations import Event as WireEvent
 from bmi.api.operations import Operation as WireOperation
+from bmi.boot import service as boot
 from bmi.boot.models import Boot
 from bmi.db import page
 from bmi.events import Event
 from bmi.http import InProject, Pages, TheService, Who
 from bmi.nodes import service as nodes
 from bmi.nodes.models import Node
+from bmi.parts import Parts
 from bmi.provisioning import deprovision, power, provision
 from bmi.provisioning.accept import accept
 from bmi.provisioning.models import Operation
@@ -31,7 +33,7 @@ def register_node(service: TheService, who: Who, body: wire.NodeCreate) -> wire.
     with service.parts.db.write() as session:
         node = nodes.register(session, service.parts, body)
         session.refresh(node)
-        return _node(session, who, node)
+        return _node(session, service.parts, who, node)
 
 
 @router.get("/nodes")
@@ -48,14 +50,16 @@ def list_nodes(
         if state is not None:
             query = query.where(Node.state == state)
         rows, following = page(session, query, Node, limit=paging.limit, cursor=paging.cursor)
-        return Page(items=[_node(session, who, row) for row in rows], next=following)
+        return Page(items=[_node(session, service.parts, who, row) for row in rows], next=following)
 
 
 @router.get("/nodes/{node}")
 def show_node(service: TheService, who: Who, node: str) -> wire.Node:
     """Show a node."""
     with service.parts.db.read() as session:
-        return _node(session, who, find_owned(session, who, Node, node, Action.NODE_READ, project=None))
+        return _node(
+            session, service.parts, who, find_owned(session, who, Node, node, Action.NODE_READ, project=None)
+        )
 
 
 @router.delete("/nodes/{node}", status_code=204)
@@ -79,6 +83,14 @@ def deprovision_node(
 ) -> WireOperation:
     """Give a node back."""
     return accept(service, response, lambda session: deprovision.ask(session, who, node, body))
+
+
+@router.post("/nodes/{node}/reset", status_code=202)
+def reset_node(
+    service: TheService, who: Who, node: str, body: wire.Reset, response: Response
+) -> WireOperation:
+    """Make a node available, whatever its record says."""
+    return accept(service, response, lambda session: deprovision.ask_reset(session, who, node, body))
 
 
 @router.post("/nodes/{node}/power", status_code=202)
@@ -109,7 +121,7 @@ def list_node_events(service: TheService, who: Who, node: str, paging: Pages) ->
         return Page(items=[view_event(event) for event in rows], next=following)
 
 
-def _node(session: Session, who: Caller, row: Node) -> wire.Node:
+def _node(session: Session, parts: Parts, who: Caller, row: Node) -> wire.Node:
     record = session.scalar(select(Boot).where(Boot.node_id == row.id))
     running = session.scalar(
         select(Operation.id).where(Operation.node_id == row.id, Operation.ended_at.is_(None))
@@ -127,6 +139,8 @@ def _node(session: Session, who: Caller, row: Node) -> wire.Node:
         image=record.disk.image.name if record and record.disk.image else None,
         network=record.attachment.network.name if record else None,
         address=record.attachment.ip if record else None,
+        portal=f"{boot.gateway_address(record)}:{boot.iscsi_port(parts, record)}" if record else None,
+        gateway=record.gateway.name if record else None,
         ssh_host_keys=record.ssh_host_keys if record else [],
         operation=running,
         problem=row.problem,

@@ -31,8 +31,15 @@ WAYS = (
     Way(NodeState.PROVISIONING, NodeState.AVAILABLE, "provision failed or was cancelled, all undone"),
     Way(NodeState.PROVISIONING, NodeState.FAILED, "the node did not boot, or undoing failed"),
     Way(NodeState.FAILED, NodeState.ACTIVE, "the node reported late that it is up"),
-    Way(NodeState.FAILED, NodeState.DEPROVISIONING, "deprovision is asked for"),
-    Way(NodeState.ACTIVE, NodeState.DEPROVISIONING, "deprovision is asked for"),
+    Way(NodeState.FAILED, NodeState.PROVISIONING, "the provision that left it standing is tried again"),
+    Way(NodeState.FAILED, NodeState.DEPROVISIONING, "deprovision or reset is asked for"),
+    Way(NodeState.ACTIVE, NodeState.DEPROVISIONING, "deprovision or reset is asked for"),
+    Way(NodeState.AVAILABLE, NodeState.DEPROVISIONING, "reset is asked for"),
+    Way(NodeState.MAINTENANCE, NodeState.DEPROVISIONING, "reset is asked for"),
+    Way(NodeState.PROVISIONING, NodeState.DEPROVISIONING, "reset is asked for, and no operation runs on it"),
+    Way(
+        NodeState.DEPROVISIONING, NodeState.DEPROVISIONING, "reset is asked for, and no operation runs on it"
+    ),
     Way(NodeState.DEPROVISIONING, NodeState.AVAILABLE, "deprovision succeeded"),
     Way(NodeState.DEPROVISIONING, NodeState.FAILED, "a step of deprovision failed for good"),
 )

@@ -1,4 +1,4 @@
-"""Takes an operation in over HTTP: writes it down, starts it, and answers 202."""
+"""Takes an operation in over HTTP: writes it down, wakes the workers, and answers 202."""
 
 from collections.abc import Callable
 
@@ -9,10 +9,11 @@ from bmi.api import operations as wire
 from bmi.api.common import Problem
 from bmi.http import Service
 from bmi.provisioning.models import Operation
+from bmi.provisioning.workers import OPERATIONS
 
 
 def accept(service: Service, response: Response, ask: Callable[[Session], Operation]) -> wire.Operation:
-    """Write an operation down, start it once it is committed, and return it for the answer.
+    """Write an operation down, wake the workers once it is committed, and return it for the answer.
 
     Args:
         service: What answers.
@@ -22,7 +23,7 @@ def accept(service: Service, response: Response, ask: Callable[[Session], Operat
     with service.parts.db.write() as session:
         operation = ask(session)
         answer = view(operation)
-    service.engine.start(operation.id)
+        service.parts.signals.send(session, OPERATIONS, str(operation.id))
     response.headers["Location"] = f"/v1/operations/{operation.id}"
     return answer
 
@@ -51,4 +52,6 @@ def view(row: Operation) -> wire.Operation:
         ],
         error=Problem.model_validate(row.error) if row.error else None,
         result=row.result,
+        ending=row.ending,
+        retry_of=row.retry_of,
     )

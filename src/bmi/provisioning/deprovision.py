@@ -1,23 +1,28 @@
-"""Deprovision: a node is given back clean. It only goes forward; every step can be repeated."""
+"""A node is given back clean: by its user (deprovision), or from whatever state it is in (reset).
+
+Both only go forward; every step can be repeated.
+"""
 
 from uuid import UUID
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from bmi.access.policy import Action, Caller
+from bmi.access.policy import Action, Caller, authorize
 from bmi.access.service import find_owned
-from bmi.api.nodes import Deprovision, NodeState
+from bmi.api.nodes import Deprovision, NodeState, Reset
+from bmi.api.operations import Ending
 from bmi.boot.models import Boot
 from bmi.drivers.storage import Kind, Volume
 from bmi.errors import WrongState
+from bmi.networks.service import apply_port
 from bmi.nodes.models import Node
 from bmi.nodes.service import bmc_of
 from bmi.nodes.states import move
+from bmi.parts import Parts
 from bmi.provisioning.engine import Run, workflow
-from bmi.provisioning.journal import Ending
 from bmi.provisioning.models import Operation
-from bmi.provisioning.provision import detach, forget, remove_boot_service, remove_export, remove_seed
+from bmi.provisioning.provision import flag, forget, remove_boot_service, remove_export, remove_seed
 from bmi.provisioning.service import ask as ask_operation
 
 
@@ -30,68 +35,131 @@ def ask(session: Session, caller: Caller, ref: str, request: Deprovision) -> Ope
         NotFound: There is no such node for this caller.
     """
     node = find_owned(session, caller, Node, ref, Action.NODE_USE, project=None)
+    operation = _ask(session, caller, node, "node.deprovision", keep_disk=request.keep_disk)
+    if node.state is NodeState.AVAILABLE:
+        raise WrongState(f"node {node.name} is {node.state}", next_step="nothing to give back")
+    move(node, NodeState.DEPROVISIONING)
+    return operation
+
+
+def ask_reset(session: Session, caller: Caller, ref: str, request: Reset) -> Operation:
+    """Claim a node that is to become available, whatever its record says.
+
+    Raises:
+        NotAllowed: It belongs to no project, or is only said to be off, and the caller is no admin.
+        InUse: An operation runs on it.
+        NotFound: There is no such node for this caller.
+    """
+    node = find_owned(session, caller, Node, ref, Action.NODE_USE, project=None)
+    if node.project_id is None or request.assume_off:
+        authorize(caller, Action.NODE_WRITE, node.project_id, thing=f"node {node.name}")
+    operation = _ask(
+        session,
+        caller,
+        node,
+        "node.reset",
+        keep_disk=not request.remove_disk,
+        assume_off=request.assume_off,
+    )
+    move(node, NodeState.DEPROVISIONING)
+    return operation
+
+
+def again(session: Session, parts: Parts, caller: Caller, operation: Operation) -> Operation:
+    """Ask again for a node to be given back."""
+    keep, node = operation.request["keep_disk"], str(operation.node_id)
+    if operation.verb == "node.deprovision":
+        return ask(session, caller, node, Deprovision(keep_disk=keep))
+    assume_off = operation.request["assume_off"]
+    return ask_reset(session, caller, node, Reset(remove_disk=not keep, assume_off=assume_off))
+
+
+def _ask(
+    session: Session, caller: Caller, node: Node, verb: str, *, keep_disk: bool, assume_off: bool = False
+) -> Operation:
     record = session.scalar(select(Boot).where(Boot.node_id == node.id))
+    keep = keep_disk and record is not None and record.disk.state == "ready"  # half a disk is not kept
     operation = ask_operation(
         session,
         caller,
-        "node.deprovision",
+        verb,
         f"node {node.name}",
         project=node.project_id,
         node=node.id,
         disk=record.disk_id if record else None,
-        request={"boot": str(record.id) if record else None, "keep_disk": request.keep_disk},
-        result={"node": node.name} | ({"disk": record.disk.name} if record and request.keep_disk else {}),
+        request={
+            "boot": str(record.id) if record else None,
+            "keep_disk": keep_disk,
+            "keep": keep,
+            "assume_off": assume_off,
+        },
+        result={"node": node.name} | ({"disk": record.disk.name} if record and keep else {}),
     )
-    if node.state is NodeState.AVAILABLE:
-        raise WrongState(f"node {node.name} is {node.state}", next_step="nothing to give back")
-    move(node, NodeState.DEPROVISIONING)
+    if record is not None and not keep:
+        record.disk.state = "removing"
     node.problem = None
     return operation
 
 
 def settle(session: Session, operation: Operation, ending: Ending) -> None:
-    """Write how a deprovision left the node."""
+    """Write how giving it back left the node."""
     node = session.get_one(Node, operation.node_id)
     if ending is not Ending.SUCCEEDED:
         error = operation.error or {}
         move(node, NodeState.FAILED)
         node.problem = (
-            f"{error.get('detail')}; {error.get('next_step')}, then: bmi node deprovision {node.name}"
+            f"{error.get('detail')}; {error.get('next_step')}, then: bmi op retry {operation.id}; "
+            f"if its BMC is dead and the node is off: bmi node reset {node.name} --assume-off"
         )
         return
     if operation.request["boot"]:
         record = session.get(Boot, UUID(operation.request["boot"]))
-        forget(session, record, with_disk=not operation.request["keep_disk"])
+        forget(session, record, with_disk=not operation.request["keep"])
     move(node, NodeState.AVAILABLE)
     node.project_id = None
 
 
-@workflow("node.deprovision", settle=settle, cancellable=False)
-def deprovision(run: Run) -> None:
-    """Carry out a deprovision. Power goes first, so that nobody writes to a disk that is being taken away."""
+@workflow("node.deprovision", settle=settle, again=again)
+@workflow("node.reset", settle=settle, again=again)
+def take_back(run: Run) -> None:
+    """Take a node back. Power goes first, so that nobody writes to a disk that is being taken away."""
     parts, node = run.parts, run.operation.node_id
-    assert node is not None  # noqa: S101 - the claim of this verb
+    assert node is not None  # noqa: S101 - the claim of these verbs
+    run.next_step_of_cancelled = "it is half given back"
 
     def power_off() -> str:
+        if run.request["assume_off"]:
+            return "not asked for: somebody said that it is off"
         power, bmc = bmc_of(parts, node)
         power.off(bmc)
         return "off, confirmed by the BMC"
 
     run.step("power off", power_off)
+    run.step("network", lambda: isolate(parts, node))
     if run.request["boot"] is None:
         return
     with parts.db.read() as session:
         record = session.get_one(Boot, UUID(run.request["boot"]))
-    network, nic = record.attachment.network_id, record.attachment.nic_id
 
     def disk() -> str:
-        if run.request["keep_disk"]:
+        if run.request["keep"]:
             return f"{record.disk.name} is kept"
         parts.storage.remove(Volume(Kind.DISK, record.disk_id))
         return f"{record.disk.name} is gone"
 
-    run.step("network", lambda: detach(parts, record.id, nic))
-    run.step("boot service", lambda: remove_boot_service(parts, record.id, network))
-    run.step("export", lambda: remove_export(parts, record.id, network))
+    run.step("boot service", lambda: remove_boot_service(parts, record))
+    run.step("export", lambda: remove_export(parts, record))
     run.step("seed", lambda: remove_seed(parts, record.id))
     run.step("disk", disk)
+
+
+def isolate(parts: Parts, id: UUID) -> str:
+    """Take all of a node's cards off all networks."""
+    with parts.db.read() as session:
+        node = session.get_one(Node, id)
+        record = session.scalar(select(Boot.id).where(Boot.node_id == id))
+    if record is not None:
+        flag(parts, record, attached=False)
+    for nic in node.nics:
+        apply_port(parts, nic.id)
+    return "isolated, confirmed by the switch"

@@ -1,20 +1,25 @@
 """Images are built and removed."""
 
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy.orm import Session
 
+from bmi.access.models import Project
 from bmi.access.policy import Action, Caller, authorize
 from bmi.access.service import find_owned, flush_new, owner
-from bmi.api.images import ImageBuild
+from bmi.api.images import ImageAdopt, ImageBuild
+from bmi.api.operations import Ending
+from bmi.drivers import Outcome
 from bmi.drivers.storage import Kind, Volume
-from bmi.errors import InUse
 from bmi.ids import new_id
 from bmi.images.debian import Recipe, build
 from bmi.images.models import Image
+from bmi.images.service import require_ready
+from bmi.parts import Parts
+from bmi.provisioning.copying import telling
 from bmi.provisioning.engine import Run, workflow
-from bmi.provisioning.journal import Ending
 from bmi.provisioning.models import Operation
 from bmi.provisioning.service import ask as ask_operation
 
@@ -38,15 +43,85 @@ def ask_build(session: Session, caller: Caller, request: ImageBuild) -> Operatio
     )
     session.add(image)
     flush_new(session, f"image {image.name}")
+    return _ask_make(session, caller, "image.build", image, _as_asked(request, project))
+
+
+def ask_adopt(session: Session, caller: Caller, request: ImageAdopt) -> Operation:
+    """Write down an image to be made of what lies in the store; without a project it is everybody's.
+
+    Raises:
+        NotAllowed: The caller is no admin: whoever may adopt may read everything that lies there.
+        AlreadyExists: There is an image of that name.
+    """
+    authorize(caller, Action.IMAGE_BUILD, caller.project, thing="the system")
+    project = owner(session, caller, Action.IMAGE_WRITE, request.project) if request.project else None
+    image = Image(
+        id=new_id(),
+        name=request.name,
+        project_id=project.id if project else None,
+        state="creating",
+        origin="import",
+        size=0,  # known when it is adopted
+    )
+    session.add(image)
+    flush_new(session, f"image {image.name}")
+    return _ask_make(session, caller, "image.adopt", image, _as_asked(request, project))
+
+
+def _as_asked(request: ImageBuild | ImageAdopt, project: Project | None) -> dict[str, Any]:
+    return request.model_dump(mode="json") | {"project": str(project.id) if project else None}
+
+
+def _ask_make(
+    session: Session, caller: Caller, verb: str, image: Image, request: dict[str, Any]
+) -> Operation:
     return ask_operation(
         session,
         caller,
-        "image.build",
+        verb,
         f"image {image.name}",
         project=image.project_id,
         image=image.id,
-        request=request.model_dump(mode="json"),
+        request=request,
         result={"image": image.name, "image_id": str(image.id)},
+        asked=request,
+    )
+
+
+def make_again(session: Session, parts: Parts, caller: Caller, operation: Operation) -> Operation:
+    """Ask again for an image: for the one that was half-made, if there is one, else for a new one."""
+    asked = operation.asked or {}
+    image = session.get(Image, operation.image_id)
+    if image is not None:
+        authorize(caller, Action.IMAGE_BUILD, caller.project, thing="the system")
+        return _ask_make(session, caller, operation.verb, image, asked)
+    if operation.verb == "image.build":
+        return ask_build(session, caller, ImageBuild.model_validate(asked))
+    return ask_adopt(session, caller, ImageAdopt.model_validate(asked))
+
+
+def flatten_again(session: Session, parts: Parts, caller: Caller, operation: Operation) -> Operation:
+    """Ask again for an image to be made independent."""
+    return ask_flatten(session, caller, str(operation.image_id), None)
+
+
+def delete_again(session: Session, parts: Parts, caller: Caller, operation: Operation) -> Operation:
+    """Ask again for an image to be removed."""
+    return ask_delete(session, caller, str(operation.image_id), None)
+
+
+def ask_flatten(session: Session, caller: Caller, ref: str, project: str | None) -> Operation:
+    """Claim an image to be made independent of what it was made from.
+
+    Raises:
+        NotFound: There is no such image for this caller.
+        WrongState: It is not ready.
+    """
+    image = find_owned(session, caller, Image, ref, Action.IMAGE_WRITE, project=project)
+    authorize(caller, Action.IMAGE_WRITE, image.project_id, thing=f"image {image.name}")
+    require_ready(image)
+    return ask_operation(
+        session, caller, "image.flatten", f"image {image.name}", project=image.project_id, image=image.id
     )
 
 
@@ -54,7 +129,7 @@ def ask_delete(session: Session, caller: Caller, ref: str, project: str | None) 
     """Claim an image to be removed; disks cloned from it stay whole.
 
     Raises:
-        InUse: It is being made.
+        InUse: Another operation makes it, or works on it.
         NotFound: There is no such image for this caller.
     """
     image = find_owned(session, caller, Image, ref, Action.IMAGE_WRITE, project=project)
@@ -62,8 +137,6 @@ def ask_delete(session: Session, caller: Caller, ref: str, project: str | None) 
     operation = ask_operation(
         session, caller, "image.delete", f"image {image.name}", project=image.project_id, image=image.id
     )
-    if image.state == "creating":
-        raise InUse(f"image {image.name} is being made", next_step="cancel that first: bmi op list")
     image.state = "removing"
     return operation
 
@@ -83,7 +156,11 @@ def settle_delete(session: Session, operation: Operation, ending: Ending) -> Non
         session.delete(session.get_one(Image, operation.image_id))
 
 
-@workflow("image.build", settle=settle_build)
+def settle_flatten(session: Session, operation: Operation, ending: Ending) -> None:
+    """Leave everything as it is: what was copied is where it was."""
+
+
+@workflow("image.build", settle=settle_build, again=make_again)
 def build_image(run: Run) -> None:
     """Build a disk content from packages and take it into the store."""
     parts, image = run.parts, _claimed(run)
@@ -103,12 +180,9 @@ def build_image(run: Run) -> None:
         return build(recipe, cache=parts.settings.cache_dir / "images", progress=tell)
 
     def take_in() -> str:
-        def tell(done: int, total: int) -> None:
-            run.stop_if_cancelled()
-            run.progress("import", f"{done >> 20} of {total >> 20} MiB", done / total)
-
-        info = parts.storage.import_image(image, built(), tell)
-        return f"{info.size >> 20} MiB, {info.allocated >> 20} MiB of them in use"
+        info = parts.storage.import_image(image, built(), telling(run, "import"))
+        used = parts.storage.usage(info.volume).allocated
+        return f"{info.size >> 20} MiB, {used >> 20} MiB of them in use"
 
     def remove() -> str:
         parts.storage.remove(Volume(Kind.IMAGE, image))
@@ -119,7 +193,38 @@ def build_image(run: Run) -> None:
         run.step("import", take_in, undo=remove)
 
 
-@workflow("image.delete", settle=settle_delete, cancellable=False)
+@workflow("image.adopt", settle=settle_build, again=make_again)
+def adopt(run: Run) -> None:
+    """Make an image of what lies in the store."""
+    parts, image = run.parts, _claimed(run)
+
+    def take() -> str:
+        info = parts.storage.adopt(image, run.request["source"])
+        with parts.db.write() as session:
+            session.get_one(Image, image).size = info.size
+        return f"{info.size >> 20} MiB, nothing copied"
+
+    def remove() -> str:
+        parts.storage.remove(Volume(Kind.IMAGE, image))
+        return "gone"
+
+    with run.all_or_nothing():
+        run.step("adopt", take, undo=remove)
+
+
+@workflow("image.flatten", settle=settle_flatten, again=flatten_again)
+def flatten(run: Run) -> None:
+    """Make an image independent of what it was made from."""
+
+    def copy() -> str:
+        outcome = run.parts.storage.flatten(Volume(Kind.IMAGE, _claimed(run)), telling(run, "flatten"))
+        return "it was already" if outcome is Outcome.ALREADY else "independent"
+
+    with run.all_or_nothing():
+        run.step("flatten", copy)
+
+
+@workflow("image.delete", settle=settle_delete, again=delete_again)
 def delete(run: Run) -> None:
     """Remove an image."""
 

@@ -4,11 +4,11 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ForeignKey, Index, UniqueConstraint, text
+from sqlalchemy import JSON, ForeignKey, Index, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from bmi.access.models import Project
-from bmi.api.operations import OperationState, StepState
+from bmi.api.operations import Ending, OperationState, StepState
 from bmi.db import Table, now
 
 _RUNNING = text("ended_at IS NULL")
@@ -49,6 +49,10 @@ class Operation(Table):
     )
     asked_by: Mapped[str]
     """Name of the token that asked for it."""
+    worker: Mapped[str | None]
+    """The worker that carries it out; none as long as nobody has taken it."""
+    claim: Mapped[int] = mapped_column(default=0)
+    """Raised each time that a worker begins it or takes it up; who has an older one has lost it."""
     node_id: Mapped[UUID | None]
     disk_id: Mapped[UUID | None]
     image_id: Mapped[UUID | None]
@@ -56,6 +60,12 @@ class Operation(Table):
     request: Mapped[dict[str, Any]]
     result: Mapped[dict[str, Any]] = mapped_column(default=dict)
     error: Mapped[dict[str, Any] | None]
+    ending: Mapped[Ending | None]
+    """How it left what it was about."""
+    asked: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    """What is needed to ask for it again; none once it has succeeded."""
+    retry_of: Mapped[UUID | None]
+    """The operation that this one repeats."""
     created_at: Mapped[datetime] = mapped_column(default=now)
     started_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
@@ -80,3 +90,13 @@ class Step(Table):
     progress: Mapped[float | None]
     started_at: Mapped[datetime] = mapped_column(default=now)
     ended_at: Mapped[datetime | None]
+
+
+class Worker(Table):
+    """A process that carries operations out."""
+
+    __tablename__ = "workers"
+
+    name: Mapped[str] = mapped_column(unique=True)
+    seen_at: Mapped[datetime] = mapped_column(default=now)
+    """When it was last heard of, by the database's clock."""

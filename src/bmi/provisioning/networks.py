@@ -1,21 +1,23 @@
 """Networks come and go: the gateway's leg, DHCP and boot scripts with them."""
 
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from bmi.access.policy import Action, Caller
+from bmi.access.policy import Action, Caller, authorize
 from bmi.access.service import find_owned, flush_new, owner
 from bmi.api.networks import NetworkCreate
-from bmi.boot import service as boot
-from bmi.errors import InUse, NotAllowed
+from bmi.api.operations import Ending
+from bmi.errors import GatewayUnavailable, InUse, NotAllowed
+from bmi.gateways import service as gateways
+from bmi.gateways.orders import at_gateway
 from bmi.ids import new_id
 from bmi.networks.models import Attachment, Network
 from bmi.networks.service import plan
 from bmi.parts import Parts
 from bmi.provisioning.engine import Run, workflow
-from bmi.provisioning.journal import Ending
 from bmi.provisioning.models import Operation
 from bmi.provisioning.service import ask as ask_operation
 
@@ -35,15 +37,37 @@ def ask_create(session: Session, parts: Parts, caller: Caller, request: NetworkC
     network.id = new_id()
     session.add(network)
     flush_new(session, f"network {network.name} in project {project.name}")
+    return _ask_create(
+        session, caller, network, request.model_dump(mode="json") | {"project": str(project.id)}
+    )
+
+
+def _ask_create(session: Session, caller: Caller, network: Network, asked: dict[str, Any]) -> Operation:
     return ask_operation(
         session,
         caller,
         "network.create",
         f"network {network.name}",
-        project=project.id,
+        project=network.project_id,
         network=network.id,
         result={"network": network.name, "vlan": network.vlan, "subnet": network.subnet},
+        asked=asked,
     )
+
+
+def create_again(session: Session, parts: Parts, caller: Caller, operation: Operation) -> Operation:
+    """Ask again for a network: for the one that was half-made, if there is one, else for a new one."""
+    asked = operation.asked or {}
+    network = session.get(Network, operation.network_id)
+    if network is None:
+        return ask_create(session, parts, caller, NetworkCreate.model_validate(asked))
+    authorize(caller, Action.NETWORK_WRITE, network.project_id, thing=f"network {network.name}")
+    return _ask_create(session, caller, network, asked)
+
+
+def delete_again(session: Session, parts: Parts, caller: Caller, operation: Operation) -> Operation:
+    """Ask again for a network to be removed."""
+    return ask_delete(session, caller, str(operation.network_id), None)
 
 
 def ask_delete(session: Session, caller: Caller, ref: str, project: str | None) -> Operation:
@@ -87,40 +111,43 @@ def settle_delete(session: Session, operation: Operation, ending: Ending) -> Non
         session.delete(session.get_one(Network, operation.network_id))
 
 
-@workflow("network.create", settle=settle_create)
+@workflow("network.create", settle=settle_create, again=create_again)
 def create(run: Run) -> None:
-    """Bring the gateway onto a network."""
+    """Bring the gateways onto a network."""
     parts, network = run.parts, _network(run)
 
-    def leg() -> str:
-        with parts.db.read() as session:
-            row = session.get_one(Network, network)
-        made = boot.leg_of(parts, row)
-        return f"{made.interface} in {made.namespace}, {made.address}, VLAN {row.vlan}"
-
-    def serve() -> str:
-        boot.apply_dhcp(parts, network)
-        return "DHCP, TFTP and boot scripts"
-
-    def take_down() -> str:
-        boot.take_down(parts, network)
-        return "gone"
+    def legs() -> str:
+        made = {name: at_gateway(parts, id, "network", network)["leg"] for name, id in _gateways(parts)}
+        return "; ".join(f"{name}: {leg}" for name, leg in made.items())
 
     with run.all_or_nothing():
-        run.step("leg", leg, undo=take_down)
-        run.step("boot service", serve)
+        run.step("gateways", legs, undo=lambda: _take_down(parts, network))
 
 
-@workflow("network.delete", settle=settle_delete, cancellable=False)
+@workflow("network.delete", settle=settle_delete, again=delete_again)
 def delete(run: Run) -> None:
-    """Take the gateway off a network."""
-    parts, network = run.parts, _network(run)
+    """Take the gateways off a network."""
+    run.next_step_of_cancelled = "remove it again: bmi network delete"
+    run.step("gateways", lambda: _take_down(run.parts, _network(run)))
 
-    def take_down() -> str:
-        boot.take_down(parts, network)
-        return "leg, DHCP and boot scripts are gone"
 
-    run.step("leg", take_down)
+def _take_down(parts: Parts, network: UUID) -> str:
+    """Take all gateways off a network that are alive; others do so when they come back and look."""
+    names = [name for name, id in _gateways(parts) if at_gateway(parts, id, "take down", network) == {}]
+    return f"legs, DHCP and boot scripts are gone from {', '.join(names)}"
+
+
+def _gateways(parts: Parts) -> list[tuple[str, UUID]]:
+    """Return the names and ids of the gateways that have a leg on each network.
+
+    Raises:
+        GatewayUnavailable: There is none.
+    """
+    with parts.db.read() as session:
+        found = [(row.name, row.id) for row in gateways.alive(parts.db, session) if row.held_by_id is None]
+    if not found:
+        raise GatewayUnavailable("no gateway is alive", next_step="start one: bmi gateway")
+    return found
 
 
 def _network(run: Run) -> UUID:

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 from bmi.access.policy import Action, Caller
 from bmi.access.service import find_owned
 from bmi.api.nodes import Milestone, NodeState, PowerRequest
+from bmi.api.operations import Ending
 from bmi.boot import service as boot
 from bmi.boot.models import Boot
 from bmi.db import now
@@ -16,7 +17,6 @@ from bmi.nodes.models import Node
 from bmi.nodes.service import bmc_of
 from bmi.parts import Parts
 from bmi.provisioning.engine import Run, workflow
-from bmi.provisioning.journal import Ending
 from bmi.provisioning.models import Operation
 from bmi.provisioning.service import ask as ask_operation
 
@@ -50,9 +50,15 @@ def settle(session: Session, operation: Operation, ending: Ending) -> None:
     """Leave the node's state as it was: only its power changed."""
 
 
-@workflow("node.power", settle=settle, cancellable=False)
+def again(session: Session, parts: Parts, caller: Caller, operation: Operation) -> Operation:
+    """Ask again for a change of power."""
+    return ask(session, caller, str(operation.node_id), PowerRequest(action=operation.request["action"]))
+
+
+@workflow("node.power", settle=settle, again=again)
 def power(run: Run) -> None:
     """Carry out a change of power."""
+    run.next_step_of_cancelled = "look what it did before: bmi node power"
     parts, node, action = run.parts, run.operation.node_id, run.request["action"]
     assert node is not None  # noqa: S101 - the claim of this verb
 

@@ -1,5 +1,6 @@
 """Provision: a node boots from a clone of an image, inside its project's network."""
 
+import contextlib
 import secrets
 from uuid import UUID
 
@@ -9,6 +10,7 @@ from bmi.access.models import Project
 from bmi.access.policy import Action, Caller, authorize
 from bmi.access.service import find_owned
 from bmi.api.nodes import Milestone, NodeState, Provision
+from bmi.api.operations import Ending
 from bmi.boot import service as boot
 from bmi.boot.models import Boot
 from bmi.boot.watch import wait_for
@@ -16,6 +18,8 @@ from bmi.db import now
 from bmi.drivers.power import BootDevice
 from bmi.drivers.storage import Kind, Volume
 from bmi.errors import BadRequest, InUse, WrongState
+from bmi.gateways import service as gateways
+from bmi.gateways.orders import at_gateway
 from bmi.ids import new_id, short
 from bmi.images.models import Disk
 from bmi.images.service import ready_image, refuse_disk_in_use
@@ -26,7 +30,6 @@ from bmi.nodes.service import bmc_of
 from bmi.nodes.states import move
 from bmi.parts import Parts
 from bmi.provisioning.engine import Run, workflow
-from bmi.provisioning.journal import Ending
 from bmi.provisioning.models import Operation
 from bmi.provisioning.service import ask as ask_operation
 
@@ -57,19 +60,22 @@ def ask(session: Session, parts: Parts, caller: Caller, ref: str, request: Provi
         id=new_id(),
         nic_id=node.nics[0].id,
         network_id=network.id,
-        address=str(networks.free_address(session, network)),
+        address=str(networks.free_address(session, parts.settings.networks, network)),
     )
+    gateway = gateways.choose(parts.db, session)
     record = Boot(
         id=new_id(),
         node_id=node.id,
         disk_id=disk.id,
         attachment_id=attachment.id,
+        gateway_id=gateway.id,
         hostname=request.hostname or node.name,
         ssh_keys=request.ssh_keys,
         user_data=request.user_data,
         chap_secret=parts.vault.seal(secrets.token_hex(_SECRET_BYTES)),
         attachment=attachment,
         disk=disk,
+        gateway=gateway,
     )
     boot.seed_content(
         parts, _with_nic(record, node, network)
@@ -89,6 +95,7 @@ def ask(session: Session, parts: Parts, caller: Caller, ref: str, request: Provi
             "deadline": request.deadline,
         },
         result={"node": node.name, "disk": disk.name, "address": attachment.address},
+        asked=request.model_dump(mode="json") | {"project": str(project.id)},
     )
     _refuse_unavailable(node)
     session.add_all([attachment, record])
@@ -96,6 +103,35 @@ def ask(session: Session, parts: Parts, caller: Caller, ref: str, request: Provi
     node.project_id, node.problem = project.id, None
     session.flush()
     return operation
+
+
+def again(session: Session, parts: Parts, caller: Caller, operation: Operation) -> Operation:
+    """Ask again: over what the first time left standing, if there is something, else from the beginning.
+
+    Raises:
+        WrongState: The node is in use: it came up late.
+    """
+    node = find_owned(session, caller, Node, str(operation.node_id), Action.NODE_USE, project=None)
+    record = session.get(Boot, UUID(operation.request["boot"]))
+    if record is None:
+        return ask(session, parts, caller, str(node.id), Provision.model_validate(operation.asked))
+    repeated = ask_operation(
+        session,
+        caller,
+        "node.provision",
+        f"node {node.name}",
+        project=node.project_id,
+        node=node.id,
+        disk=record.disk_id,
+        request=operation.request | {"onward": True},
+        result=operation.result,
+        asked=operation.asked,
+    )
+    if node.state is not NodeState.FAILED:
+        raise WrongState(f"node {node.name} is {node.state}", next_step="nothing to try again")
+    move(node, NodeState.PROVISIONING)
+    node.problem = None
+    return repeated
 
 
 def _disk(session: Session, caller: Caller, project: Project, node: Node, request: Provision) -> Disk:
@@ -153,7 +189,10 @@ def settle(session: Session, operation: Operation, ending: Ending) -> None:
         case Ending.STANDING | Ending.STUCK:
             error = operation.error or {}
             move(node, NodeState.FAILED)
-            node.problem = f"{error.get('detail')}; {error.get('next_step')}"
+            node.problem = (
+                f"{error.get('detail')}; {error.get('next_step')}, then: bmi op retry {operation.id}, "
+                f"or give it back: bmi node deprovision {node.name}"
+            )
 
 
 def forget(session: Session, record: Boot | None, *, with_disk: bool) -> None:
@@ -168,7 +207,7 @@ def forget(session: Session, record: Boot | None, *, with_disk: bool) -> None:
         session.delete(disk)
 
 
-@workflow("node.provision", settle=settle)
+@workflow("node.provision", settle=settle, again=again)
 def provision(run: Run) -> None:
     """Carry out a provision; the steps are the list in docs/architecture.md."""
     parts = run.parts
@@ -182,7 +221,7 @@ def provision(run: Run) -> None:
         return "off, confirmed by the BMC"
 
     def clone() -> str:
-        if not run.request["clone"]:
+        if record.disk.state == "ready":
             return f"{record.disk.name}, as it is"
         image = record.disk.image
         if image is None:
@@ -193,8 +232,11 @@ def provision(run: Run) -> None:
         return f"{record.disk.name} cloned from {image.name} ({outcome})"
 
     def unclone() -> str:
-        if run.request["clone"]:
-            parts.storage.remove(Volume(Kind.DISK, record.disk_id))
+        if not run.request["clone"]:
+            return "kept"
+        with parts.db.write() as session:
+            session.get_one(Disk, record.disk_id).state = "removing"
+        parts.storage.remove(Volume(Kind.DISK, record.disk_id))
         return "gone"
 
     def seed() -> str:
@@ -204,12 +246,12 @@ def provision(run: Run) -> None:
 
     def export() -> str:
         flag(parts, record.id, exported=True)
-        boot.apply_exports(parts, network)
-        return f"{boot.iqn(parts, record)} for {boot.initiator(parts, record)} only"
+        at_gateway(parts, record.gateway_id, "export", record.id)
+        return f"{boot.iqn(parts, record)} for {boot.initiator(parts, record)} only, by {record.gateway.name}"
 
     def serve() -> str:
         flag(parts, record.id, served=True)
-        boot.apply_dhcp(parts, network)
+        at_gateway(parts, record.gateway_id, "dhcp", network)
         return f"{record.attachment.nic.mac} gets {record.attachment.address}"
 
     def attach() -> str:
@@ -241,12 +283,16 @@ def provision(run: Run) -> None:
             stop=run.stop_if_cancelled,
         )
 
-    with run.all_or_nothing():
+    # What an earlier try left standing may have been used: nothing of it is undone.
+    onward = run.request.get("onward", False)
+    if onward:
+        run.next_step_of_cancelled = "nothing is undone"
+    with contextlib.nullcontext() if onward else run.all_or_nothing():
         run.step("power off", power_off)
         run.step("disk", clone, undo=unclone)
         run.step("seed", seed, undo=lambda: remove_seed(parts, record.id))
-        run.step("export", export, undo=lambda: remove_export(parts, record.id, network))
-        run.step("boot service", serve, undo=lambda: remove_boot_service(parts, record.id, network))
+        run.step("export", export, undo=lambda: remove_export(parts, record))
+        run.step("boot service", serve, undo=lambda: remove_boot_service(parts, record))
         run.step("network", attach, undo=lambda: detach(parts, record.id, nic))
         run.step("power on", power_on, undo=power_off)
         run.step("watch", watch, stands=True)
@@ -268,17 +314,18 @@ def remove_seed(parts: Parts, id: UUID) -> str:
     return "gone"
 
 
-def remove_export(parts: Parts, id: UUID, network: UUID) -> str:
+def remove_export(parts: Parts, record: Boot) -> str:
     """Take a boot's export away."""
-    flag(parts, id, exported=False)
-    left = boot.apply_exports(parts, network)
-    return f"gone; still logged in were: {', '.join(sorted(set(left)))}" if left else "gone"
+    flag(parts, record.id, exported=False)
+    answer = at_gateway(parts, record.gateway_id, "export", record.id)
+    how = "gone by force, with its whole server" if answer["forced"] else "gone"
+    return f"{how}; still logged in were: {', '.join(answer['left'])}" if answer["left"] else how
 
 
-def remove_boot_service(parts: Parts, id: UUID, network: UUID) -> str:
+def remove_boot_service(parts: Parts, record: Boot) -> str:
     """Stop answering a boot's node."""
-    flag(parts, id, served=False)
-    boot.apply_dhcp(parts, network)
+    flag(parts, record.id, served=False)
+    at_gateway(parts, record.gateway_id, "dhcp", record.attachment.network_id)
     return "no lease, no script"
 
 

@@ -1,4 +1,4 @@
-"""HTTP of operations: lists, waiting, following, cancelling; and the doctor."""
+"""HTTP of operations: lists, waiting, following, cancelling; and the members."""
 
 import asyncio
 import time
@@ -10,19 +10,20 @@ from fastapi import APIRouter, Query, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from bmi.access.policy import Action, Caller, authorize, unknown
 from bmi.access.service import find_owned, select_visible
 from bmi.api import operations as wire
 from bmi.api.common import Page
-from bmi.api.doctor import Report
+from bmi.api.members import Member
 from bmi.db import page
 from bmi.events import Event
 from bmi.http import InProject, Pages, Service, TheService, Who
 from bmi.nodes.models import Node
 from bmi.provisioning import service as operations
-from bmi.provisioning.accept import view
-from bmi.provisioning.converge import examine
+from bmi.provisioning.accept import accept, view
+from bmi.provisioning.members import members
 from bmi.provisioning.models import Operation
 
 router = APIRouter(tags=["operations"])
@@ -104,11 +105,26 @@ def cancel_operation(service: TheService, who: Who, operation: UUID, response: R
         return view(row)
 
 
-@router.get("/doctor", tags=["doctor"])
-def doctor(service: TheService, who: Who) -> Report:
-    """Compare what really exists with what should, and count it."""
-    authorize(who, Action.DOCTOR, None, thing="the system")
-    return examine(service.parts)
+@router.post("/operations/{operation}/retry", status_code=202)
+def retry_operation(service: TheService, who: Who, operation: UUID, response: Response) -> wire.Operation:
+    """Ask again for what an operation did not bring about; the answer is a new operation."""
+
+    def ask(session: Session) -> Operation:
+        row = session.get(Operation, operation)
+        if row is None:
+            raise unknown(f"operation {operation}")
+        authorize(who, Action.OPERATION_RETRY, row.project_id, thing=f"operation {operation}")
+        return operations.retry(session, service.parts, who, row)
+
+    return accept(service, response, ask)
+
+
+@router.get("/members", tags=["members"])
+def list_members(service: TheService, who: Who) -> Page[Member]:
+    """List the gateways and workers of this installation; there are a handful, so on one page."""
+    authorize(who, Action.MEMBERS, None, thing="the system")
+    with service.parts.db.read() as session:
+        return Page(items=members(service.parts.db, session), next=None)
 
 
 def view_event(row: Event) -> wire.Event:

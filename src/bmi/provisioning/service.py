@@ -1,4 +1,4 @@
-"""Use cases of operations: asking for one, cancelling one."""
+"""Use cases of operations: asking for one, cancelling one, asking for one again."""
 
 from typing import Any
 from uuid import UUID
@@ -12,7 +12,8 @@ from bmi.api.operations import OperationState
 from bmi.errors import InUse, WrongState
 from bmi.events import record
 from bmi.ids import new_id
-from bmi.provisioning.engine import cancellable
+from bmi.parts import Parts
+from bmi.provisioning.engine import ask_again
 from bmi.provisioning.models import Operation
 
 
@@ -25,6 +26,7 @@ def ask(
     project: UUID | None,
     request: dict[str, Any] | None = None,
     result: dict[str, Any] | None = None,
+    asked: dict[str, Any] | None = None,
     node: UUID | None = None,
     disk: UUID | None = None,
     image: UUID | None = None,
@@ -40,6 +42,7 @@ def ask(
         project: Whose operation it is.
         request: What the workflow needs to know, as JSON.
         result: What is known of the result from the beginning.
+        asked: What is needed to ask for it again, as JSON; kept until it has succeeded.
         node: The node that nobody else may change meanwhile.
         disk: The same for a disk.
         image: The same for an image.
@@ -60,6 +63,7 @@ def ask(
         network_id=network,
         request=request or {},
         result=result or {},
+        asked=asked or {},
     )
     _refuse_claimed(session, row)
     session.add(row)
@@ -76,20 +80,43 @@ def ask(
 
 
 def cancel(session: Session, operation: Operation) -> None:
-    """Ask an operation to stop and undo what it did.
+    """Ask an operation to stop: to undo what it did, or where it only goes forward, to stay where it is.
 
     Raises:
-        WrongState: It has ended, or it is one that only goes forward.
+        WrongState: It has ended.
     """
     if operation.ended_at is not None:
         raise WrongState(
             f"operation {operation.id} has already {operation.state}", next_step="nothing to cancel"
         )
-    if not cancellable(operation.verb):
-        raise WrongState(
-            f"{operation.verb} cannot be undone half-way", next_step=f"wait: bmi op wait {operation.id}"
-        )
     operation.state = OperationState.CANCELLING
+    record(
+        session,
+        "operation.cancelling",
+        f"{operation.verb} of {operation.subject} is to be cancelled",
+        node=operation.node_id,
+        operation=operation.id,
+        project=operation.project_id,
+    )
+
+
+def retry(session: Session, parts: Parts, caller: Caller, operation: Operation) -> Operation:
+    """Ask again for what an operation did not bring about.
+
+    Raises:
+        WrongState: It has not ended, or it succeeded.
+        BmiError: What the verb itself refuses, for this caller and as things are now.
+    """
+    if operation.ended_at is None:
+        raise WrongState(
+            f"operation {operation.id} is {operation.state}",
+            next_step=f"wait for it: bmi op wait {operation.id}",
+        )
+    if operation.state is OperationState.SUCCEEDED or operation.asked is None:
+        raise WrongState(f"operation {operation.id} has {operation.state}", next_step="nothing to try again")
+    again = ask_again(session, parts, caller, operation)
+    again.retry_of = operation.id
+    return again
 
 
 def _refuse_claimed(session: Session, row: Operation) -> None:

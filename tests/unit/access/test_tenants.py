@@ -61,6 +61,7 @@ def test_foreign_things_do_not_exist_for_a_tenant(api: TestClient, tenant: TestC
         ("GET", f"/v1/networks/{network}", None),
         ("DELETE", f"/v1/disks/{disk}", None),
         ("POST", f"/v1/disks/{disk}/snapshot", {"name": "stolen"}),
+        ("POST", f"/v1/disks/{disk}/flatten", None),
         ("GET", f"/v1/operations/{operation}", None),
         ("POST", f"/v1/operations/{operation}/cancel", None),
         ("GET", "/v1/projects/blue", None),
@@ -75,7 +76,10 @@ def test_a_member_may_not_do_what_a_manager_or_admin_does(tenant: TestClient) ->
         ("POST", "/v1/tokens", {"name": "t2", "role": "member"}),
         ("POST", "/v1/projects", {"name": "mine"}),
         ("POST", "/v1/images/build", {"name": "own"}),
+        ("POST", "/v1/images/adopt", {"name": "own", "source": "theirs"}),
+        ("POST", "/v1/images/golden/flatten", None),
         ("GET", "/v1/doctor", None),
+        ("POST", "/v1/doctor/repair", {}),
     ):
         answer = tenant.request(method, path, json=body)
         assert answer.status_code in (403, 404), (method, path, answer.text)

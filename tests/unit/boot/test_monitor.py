@@ -17,6 +17,12 @@ from bmi.drivers.target.memory import MemoryTarget
 from bmi.parts import Parts
 
 
+@pytest.fixture(autouse=True)
+def nobody_else_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the service's own monitor from seeing first, or once more, what a test lets happen."""
+    monkeypatch.setattr("bmi.boot.monitor._INTERVAL", 3600.0)
+
+
 @pytest.fixture
 def record(api: TestClient, site: Any, parts: Parts) -> Boot:
     site.project("red")
@@ -40,7 +46,7 @@ def events(api: TestClient) -> list[tuple[str, str]]:
 
 def saw(parts: Parts, record: Boot, kind: Kind, detail: str, *, mac: str | None, address: str | None) -> None:
     """Let the network's dnsmasq have seen something."""
-    fake = cast("Any", parts.dnsmasq)
+    fake = cast("Any", parts.gateway.dnsmasq)
     at = IPv4Address(address) if address else None
     fake.seen[record.attachment.network_id].append(BootEvent(kind, mac, at, detail, datetime.now(UTC)))
 
@@ -71,7 +77,7 @@ def test_what_a_stranger_does_is_not_on_the_nodes_timeline(
 
 
 def test_each_log_in_is_told_once(api: TestClient, parts: Parts, record: Boot) -> None:
-    target = cast("MemoryTarget", parts.target)
+    target = cast("MemoryTarget", parts.gateway.target)
     (portal,) = target.portals()
     (export,) = target.exports(portal)
     monitor = Monitor(parts)
@@ -86,7 +92,7 @@ def test_each_log_in_is_told_once(api: TestClient, parts: Parts, record: Boot) -
 
 
 def test_a_boot_never_goes_back(parts: Parts, record: Boot) -> None:
-    target = cast("MemoryTarget", parts.target)
+    target = cast("MemoryTarget", parts.gateway.target)
     (portal,) = target.portals()
     (export,) = target.exports(portal)
     monitor = Monitor(parts)

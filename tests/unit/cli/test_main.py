@@ -35,7 +35,7 @@ def test_without_arguments_shows_what_there_is(bmi: Bmi) -> None:
     assert (status, err) == (0, "")
     assert "First steps:" in out
     assert all(f"\n  {noun.name} " in out for noun in nouns.NOUNS)
-    assert "\n  serve  Run the service" in out
+    assert "\n  serve    Run the whole service" in out
 
 
 def test_noun_without_verb_is_a_usage_error_that_shows_the_verbs(bmi: Bmi) -> None:

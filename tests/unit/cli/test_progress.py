@@ -92,11 +92,18 @@ def test_ctrl_c_says_that_the_operation_goes_on(started: Service) -> None:
         return Answer(stream=())
 
     started.on("GET", f"{PATH}/events", hang)
-    command = [sys.executable, "-m", "bmi.cli", *PROVISION]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
-        assert asked.wait(20)
-        child.send_signal(signal.SIGINT)
-        _, err = child.communicate(timeout=20)
+    # Tests that run in the background of a shell ignore the signal, and so would their children.
+    heeding = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+    command = [sys.executable, "-c", f"{heeding} from bmi.cli.main import run; sys.exit(run(sys.argv[1:]))"]
+    with subprocess.Popen(
+        [*command, *PROVISION], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as child:
+        try:
+            assert asked.wait(20)
+            child.send_signal(signal.SIGINT)
+            _, err = child.communicate(timeout=20)
+        finally:
+            child.kill()
     released.set()
     assert child.returncode == 130
     assert err == (

@@ -37,8 +37,8 @@ EVENT = {"id": ID, "at": WHEN, "kind": "dhcp.ack", "message": "10.7.0.5", "node"
     ("command", "path", "item", "cells"),
     [
         (["node", "list"], "/nodes", node(image="debian"), ["n1", "available", "debian"]),
-        (["image", "list"], "/images", IMAGE, ["debian", "ready", "build", "2 GiB", "700 MiB"]),
-        (["disk", "list"], "/disks", DISK, ["web", "ready", "debian", "n1", "20 GiB", "4 KiB", "blue"]),
+        (["image", "list"], "/images", IMAGE, ["debian", "ready", "build", "2 GiB"]),
+        (["disk", "list"], "/disks", DISK, ["web", "ready", "debian", "n1", "20 GiB", "blue"]),
         (["network", "list"], "/networks", NETWORK, ["lan", "ready", "101", "10.7.0.0/24", "blue"]),
         (["project", "list"], "/projects", NAMED, ["blue", NAMED["id"]]),
         (["token", "list"], "/tokens", TOKEN, ["ci", "member", "blue"]),
@@ -167,6 +167,15 @@ def test_text_from_the_service_cannot_play_with_the_terminal(service: Service, b
             },
         ),
         (["image", "delete", "d"], "DELETE", "/images/d", {}, None),
+        (["image", "flatten", "d", "-p", "blue"], "POST", "/images/d/flatten", {"project": "blue"}, None),
+        (["disk", "flatten", "web"], "POST", "/disks/web/flatten", {}, None),
+        (
+            ["image", "adopt", "vm-100", "--name", "d"],
+            "POST",
+            "/images/adopt",
+            {},
+            {"name": "d", "source": "vm-100"},
+        ),
         (
             ["disk", "create", "web", "--image", "d", "--size", "512M"],
             "POST",
@@ -310,19 +319,70 @@ def test_following_an_operations_events_ends_with_it(service: Service, bmi: Bmi)
     assert [json.loads(line) for line in out.splitlines()] == [EVENT]
 
 
-def test_doctor_counts_and_fails_where_something_differs(service: Service, bmi: Bmi) -> None:
-    inventory = dict.fromkeys(Inventory.model_fields, 3)
-    found = {"kind": "orphan", "family": "target", "thing": "iqn.x", "message": "nobody wants this export"}
-    service.on("GET", "/doctor", Answer({"findings": [], "inventory": inventory}))
+INVENTORY = dict.fromkeys(Inventory.model_fields, 3)
+ERROR = {
+    "code": "export-missing",
+    "severity": "error",
+    "family": "target",
+    "thing": "export iqn.x",
+    "message": "is not exported",
+    "next_step": "mend it: bmi doctor --repair",
+    "repairable": True,
+}
+WARNING = ERROR | {
+    "code": "clock-off",
+    "severity": "warning",
+    "family": "environment",
+    "thing": "clock of host h",
+    "message": "is 5.0 s behind",
+    "repairable": False,
+}
+
+
+def test_doctor_counts_and_fails_where_there_are_errors(service: Service, bmi: Bmi) -> None:
+    service.on("GET", "/doctor", Answer({"findings": [], "inventory": INVENTORY}))
     status, out, err = bmi("doctor")
     assert (status, err) == (0, "")
     assert "all is as it should be" in out
-    service.on("GET", "/doctor", Answer({"findings": [found], "inventory": inventory}))
-    status, out, err = bmi("doctor")
+    service.on("GET", "/doctor", Answer({"findings": [ERROR, WARNING], "inventory": INVENTORY}))
+    status, out, err = bmi("doctor", "--quick")
     assert status == 1
-    assert "nobody wants this export" in out
-    assert err.startswith("bmi: 1 thing differs from what should be; ")
-    assert json.loads(bmi("doctor", "--json")[1])["findings"] == [found]
+    assert service.requests("GET", "/doctor")[-1].query == {"quick": "true"}
+    errors, warnings = out.partition("Errors")[2].split("Warnings")
+    assert "export-missing" in errors
+    assert "is not exported" in errors
+    assert "clock-off" in warnings
+    assert err == "bmi: 1 error is found; bmi doctor --repair mends 1 of them\n"
+    assert json.loads(bmi("doctor", "--json")[1])["findings"] == [ERROR, WARNING]
+
+
+def test_doctor_does_not_fail_for_warnings(service: Service, bmi: Bmi) -> None:
+    service.on("GET", "/doctor", Answer({"findings": [WARNING], "inventory": INVENTORY}))
+    status, out, err = bmi("doctor")
+    assert (status, err) == (0, "")
+    assert "is 5.0 s behind" in out
+    assert "as it should be" not in out
+
+
+@pytest.mark.parametrize(("left", "status"), [([], 0), ([WARNING], 0), ([ERROR], 1)])
+def test_doctor_repairs_and_says_what_is_mended_and_left(
+    service: Service, bmi: Bmi, left: list[Any], status: int
+) -> None:
+    mended = ERROR | {"thing": "export iqn.mended"}
+    answer = {"findings": left, "inventory": INVENTORY, "mended": [mended], "done": ["gateway g: is well"]}
+    service.on("POST", "/doctor/repair", Answer(answer))
+    ended, out, err = bmi("doctor", "--repair", "--remove-orphans")
+    assert service.requests("POST", "/doctor/repair")[-1].body == {"remove_orphans": True}
+    assert ended == status
+    assert "gateway g: is well" in out
+    assert "iqn.mended" in out.partition("Mended")[2]
+    assert ("1 error is left" in err) == bool(status)
+
+
+def test_orphans_are_removed_by_repair_only(service: Service, bmi: Bmi) -> None:
+    status, _, err = bmi("doctor", "--remove-orphans")
+    assert status == 2
+    assert "goes with --repair" in err
 
 
 def test_version_tells_both_sides(service: Service, bmi: Bmi, monkeypatch: pytest.MonkeyPatch) -> None:

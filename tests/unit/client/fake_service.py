@@ -172,7 +172,7 @@ IMAGE = {
     "parent": None,
     "parent_name": None,
     "size": 2 << 30,
-    "allocated": 700 << 20,
+    "usage": {"own": 700 << 20, "shared": 0},
 }
 DISK = {
     **NAMED,
@@ -183,7 +183,7 @@ DISK = {
     "image_name": "debian",
     "node": "n1",
     "size": 20 << 30,
-    "allocated": 4096,
+    "usage": {"own": 4096, "shared": 700 << 20},
 }
 NETWORK = {
     **NAMED,
@@ -213,6 +213,8 @@ def operation(state: str, *steps: dict[str, Any], **more: Any) -> dict[str, Any]
         "steps": list(steps),
         "error": None,
         "result": {},
+        "ending": None,
+        "retry_of": None,
         **more,
     }
 
@@ -242,6 +244,8 @@ def node(name: str = "n1", state: str = "available", **more: Any) -> dict[str, A
         "image": None,
         "network": None,
         "address": None,
+        "portal": None,
+        "gateway": None,
         "ssh_host_keys": [],
         "operation": None,
         "problem": None,

@@ -51,5 +51,8 @@ class Power(Protocol):
     def boot_from(self, bmc: Bmc, device: BootDevice) -> None:
         """Choose what the firmware starts from, and read it back."""
 
+    def boots_from(self, bmc: Bmc) -> BootDevice | None:
+        """Read what the firmware was told to start from; None if nothing, or something else."""
+
     def close(self) -> None:
         """Let go of connections."""

@@ -50,7 +50,7 @@ class MemoryPower:
         _write(self._controller(bmc) / "boot", device)
 
     def boots_from(self, bmc: Bmc) -> BootDevice:
-        """Say what was chosen last. Only tests ask."""
+        """Read what was chosen last."""
         return BootDevice(_read(self._controller(bmc) / "boot", BootDevice.DISK))
 
     def close(self) -> None:

@@ -71,6 +71,13 @@ class RedfishPower:
             f"to boot from {target.value}",
         )
 
+    def boots_from(self, bmc: Bmc) -> BootDevice | None:
+        """Read what the firmware was told to start from; None if nothing, or something else."""
+        with self._connection(bmc).system() as system:
+            target, enabled = boot_override(system)
+        chosen = [device for device, source in _TARGETS.items() if source == target]
+        return chosen[0] if chosen and enabled in (_ALWAYS, _ONCE) else None
+
     def close(self) -> None:
         """Log out from every controller."""
         with self._lock:

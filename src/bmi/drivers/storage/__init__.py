@@ -36,8 +36,21 @@ class VolumeInfo:
     volume: Volume
     size: int
     """Bytes that a node sees."""
-    allocated: int
-    """Bytes that it takes in the store; shared ones count for each sharer."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a volume takes in the store, in bytes; holes take nothing."""
+
+    own: int
+    """What would become free if it were removed."""
+    shared: int
+    """What it has in common with others, and that stays."""
+
+    @property
+    def allocated(self) -> int:
+        """Everything that it holds."""
+        return self.own + self.shared
 
 
 @dataclass(frozen=True)
@@ -54,8 +67,22 @@ class Backing:
     """What a target driver needs to serve a volume."""
 
     type: str
-    """`file`: `path` is a plain file on this host."""
+    """`file`: `path` is a plain file on this host. `rbd`: it is `pool/image` or `pool/image@snapshot` in Ceph."""
     path: str
+    conf: str = ""
+    """`rbd`: Ceph configuration file, which also names the keyring and the time limits."""
+    user: str = ""
+    """`rbd`: CephX user, without `client.`."""
+
+
+@dataclass(frozen=True)
+class Complaint:
+    """What a store says is wrong with itself."""
+
+    name: str
+    message: str
+    broken: bool
+    """Whether it is broken; else it only warns."""
 
 
 Progress = Callable[[int, int], None]
@@ -68,6 +95,9 @@ class Storage(Protocol):
     Every verb can be called again after it was interrupted anywhere, and then ends as if it had run once.
     All raise `StorageError`; those that need room raise `StorageFull`.
     """
+
+    shared: bool
+    """Whether other hosts can reach the same volumes."""
 
     def prepare(self) -> None:
         """Make the store ready: mount, connect. Called at start; safe to repeat."""
@@ -104,6 +134,76 @@ class Storage(Protocol):
             NotFound: The store has no such disk.
         """
 
+    def adopt(self, image: UUID, name: str) -> VolumeInfo:
+        """Make an image of a content that lies in the store already and is not BMI's, without copying it.
+
+        What is adopted stays where it is and remains its owner's. An image that is there already stays as it is.
+
+        Args:
+            image: Id of the image to make.
+            name: How the store calls the content. `rbd`: an RBD image in the same pool. Files: one in the
+                store's folder `adopt`.
+
+        Raises:
+            NotFound: There is nothing of that name.
+            BadRequest: The name belongs to a volume of BMI, or cannot be one.
+            ImageInvalid: It cannot be an image, or not without a copy.
+        """
+
+    def export_image(self, image: UUID, destination: Path, progress: Progress) -> None:
+        """Write an image into a raw file, which appears whole or not at all; what is zero becomes holes.
+
+        Args:
+            image: The image.
+            destination: The file; one that is there is replaced.
+            progress: Called now and then, at the end with all bytes done. What it raises ends the export.
+
+        Raises:
+            NotFound: The store has no such image.
+        """
+
+    def flatten(self, volume: Volume, progress: Progress) -> Outcome:
+        """Make a volume independent of what it was cloned from, by copying what it has in common with it.
+
+        It may be in use meanwhile.
+
+        Args:
+            volume: An image or a disk.
+            progress: Called now and then. What it raises ends it; what was copied until then does no harm.
+
+        Raises:
+            NotFound: The store has no such volume.
+        """
+
+    def depth(self, volume: Volume) -> int:
+        """Say how many volumes, one behind the other, a volume needs to be read.
+
+        Each one makes reading slower, and Ceph's kernel client gives up beyond 16.
+
+        Raises:
+            NotFound: The store has no such volume.
+        """
+
+    def usage(self, volume: Volume) -> Usage:
+        """Say what a volume takes.
+
+        Raises:
+            NotFound: The store has no such volume.
+        """
+
+    def fence(self, volume: Volume) -> tuple[str, ...]:
+        """Cut off everybody else who has a volume open, for one who takes over from a host that may be dead.
+
+        When it returns, nothing that they write arrives any more. Where volumes are files of one host, there
+        is nobody else.
+
+        Returns:
+            Who was cut off, in the store's own words.
+
+        Raises:
+            NotFound: The store has no such volume.
+        """
+
     def write_seed(self, seed: UUID, content: bytes) -> Outcome:
         """Make a small read-only volume with this content, replacing what it held before.
 
@@ -124,7 +224,10 @@ class Storage(Protocol):
         """List every volume that really exists, half-made ones left out."""
 
     def capacity(self) -> Capacity:
-        """Say how much room there is."""
+        """Say how much room there is; storage across a network may say it some seconds late."""
+
+    def complaints(self) -> Iterable[Complaint]:
+        """Say what the store itself finds wrong with it; nothing where it does not look after itself."""
 
     def backing(self, volume: Volume) -> Backing:
         """Say how a target driver on this host reaches a volume.

@@ -3,13 +3,13 @@
     <root>/image/<id>.raw    readable only, never written again
     <root>/disk/<id>.raw
     <root>/seed/<id>.iso     readable only, replaced as a whole
+    <root>/adopt/            raw files that people put there to be adopted
 
 Names come from ids alone. A file appears under its name when it is whole and on the disk, see `draft`.
 """
 
 import errno
 import os
-import stat
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -18,13 +18,16 @@ from pathlib import Path
 from uuid import UUID
 
 from bmi.drivers import Outcome
-from bmi.drivers.storage import Backing, Capacity, Kind, Progress, Volume, VolumeInfo
+from bmi.drivers.storage import Backing, Capacity, Complaint, Kind, Progress, Usage, Volume, VolumeInfo
 from bmi.drivers.storage.draft import Draft, sweep, sync_folder
+from bmi.drivers.storage.source import SECTOR, opened_source
 from bmi.drivers.storage.sparse import copy_data, data_ranges
 from bmi.errors import BadRequest, ImageInvalid, NotFound, StorageError, StorageFull
 
-SECTOR = 512  # bytes; what a node addresses a disk in
 STAT_BLOCK = 512  # bytes; the unit of st_blocks, stat(2), whatever the file system's own is
+
+ADOPT = "adopt"
+"""Folder in which people put raw files that are to become images without a copy."""
 
 _SUFFIX = {Kind.IMAGE: ".raw", Kind.DISK: ".raw", Kind.SEED: ".iso"}
 _MODE = {Kind.IMAGE: 0o400, Kind.DISK: 0o600, Kind.SEED: 0o400}
@@ -49,6 +52,8 @@ class Room:
 class FileStorage(ABC):
     """A store of files; drivers say where they lie and how one becomes a copy of another."""
 
+    shared = False
+
     @property
     @abstractmethod
     def _root(self) -> Path:
@@ -66,13 +71,21 @@ class FileStorage(ABC):
     def _take_in(self, source: int, destination: int) -> bool:
         """Try to make an empty file share the blocks of a file from outside, and say if that worked."""
 
+    @abstractmethod
+    def _share(self, source: int, destination: int) -> None:
+        """Make an empty file the same as one in the store, without a copy where that can be."""
+
+    @abstractmethod
+    def _shared(self, file: int) -> int:
+        """Say how many bytes of a file other files have too."""
+
     def import_image(self, image: UUID, source: Path, progress: Progress) -> VolumeInfo:
         """Take a raw file in as an image, see `Storage`."""
         volume = Volume(Kind.IMAGE, image)
         with self._failures(f"{volume} could not be imported"):
             if found := self._find_durable(volume):
                 return found
-            with _opened_source(source) as file, self._draft(volume) as draft:
+            with opened_source(source) as file, self._draft(volume) as draft:
                 self._fill(draft.fd, file, source, progress)
                 draft.publish(_name(volume), _MODE[volume.kind])
             return self._info(volume)
@@ -88,6 +101,59 @@ class FileStorage(ABC):
         volume = Volume(Kind.IMAGE, image)
         with self._failures(f"{volume} could not be made"):
             return self._copy(Volume(Kind.DISK, disk), volume, None)
+
+    def adopt(self, image: UUID, name: str) -> VolumeInfo:
+        """Make an image of a raw file in the folder `adopt`, see `Storage`."""
+        volume, path = Volume(Kind.IMAGE, image), self._root / ADOPT / name
+        if Path(name).name != name:
+            raise BadRequest(f"{name!r} is no file name", next_step=f"put the file into {path.parent}")
+        with self._failures(f"{path} could not be adopted"):
+            if found := self._find_durable(volume):
+                return found
+            if not path.exists():
+                raise NotFound(f"there is no {path}", next_step="put the raw file there")
+            with opened_source(path) as file, self._draft(volume) as draft:
+                os.fdatasync(file)
+                self._require_room(0, f"{path} could not be adopted")
+                self._share(file, draft.fd)
+                draft.publish(_name(volume), _MODE[volume.kind])
+            return self._info(volume)
+
+    def export_image(self, image: UUID, destination: Path, progress: Progress) -> None:
+        """Write an image into a raw file, see `Storage`."""
+        volume = Volume(Kind.IMAGE, image)
+        with (
+            self._failures(f"{volume} could not be exported"),
+            self._opened(volume) as source,
+            Draft(destination.parent) as draft,
+        ):
+            size = os.fstat(source).st_size
+            os.ftruncate(draft.fd, size)
+            copy_data(source, draft.fd, lambda offset: progress(offset, size))
+            progress(size, size)
+            draft.replace(destination.name, 0o600)
+
+    def flatten(self, volume: Volume, progress: Progress) -> Outcome:
+        """Do nothing: a file depends on no other one, see `Storage`."""
+        size = self._require(volume).size
+        progress(size, size)
+        return Outcome.ALREADY
+
+    def depth(self, volume: Volume) -> int:
+        """Say that a file depends on no other one, see `Storage`."""
+        self._require(volume)
+        return 0
+
+    def usage(self, volume: Volume) -> Usage:
+        """Say what a volume takes, see `Storage`."""
+        with self._failures(f"{volume} could not be measured"), self._opened(volume) as file:
+            shared = self._shared(file)
+            return Usage(own=max(0, os.fstat(file).st_blocks * STAT_BLOCK - shared), shared=shared)
+
+    def fence(self, volume: Volume) -> tuple[str, ...]:
+        """Cut off nobody: a file is used on this host alone, see `Storage`."""
+        self._require(volume)
+        return ()
 
     def write_seed(self, seed: UUID, content: bytes) -> Outcome:
         """Write a seed, see `Storage`."""
@@ -137,10 +203,13 @@ class FileStorage(ABC):
             room = self._room()
             return Capacity(room.total, room.free)
 
+    def complaints(self) -> Iterable[Complaint]:
+        """Say nothing: a file system does not look after itself, see `Storage`."""
+        return ()
+
     def backing(self, volume: Volume) -> Backing:
         """Give the path of a volume's file, see `Storage`."""
-        if self.find(volume) is None:
-            raise _missing(volume)
+        self._require(volume)
         return Backing("file", str(self._path(volume)))
 
     def close(self) -> None:  # noqa: B027 - no connection is held, in no driver
@@ -152,6 +221,7 @@ class FileStorage(ABC):
             folder = self._folder(kind)
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             sweep(folder)
+        (self._root / ADOPT).mkdir(mode=0o700, exist_ok=True)
 
     def _fill(self, draft: int, source: int, path: Path, progress: Progress) -> None:
         size = os.fstat(source).st_size
@@ -229,6 +299,12 @@ class FileStorage(ABC):
     def _draft(self, volume: Volume) -> Draft:
         return Draft(self._folder(volume.kind))
 
+    def _require(self, volume: Volume) -> VolumeInfo:
+        found = self.find(volume)
+        if found is None:
+            raise _missing(volume)
+        return found
+
     def _require_folder(self, kind: Kind) -> None:
         """Tell a missing volume from a missing store: on an empty mount point all would seem to be gone."""
         if not self._folder(kind).is_dir():
@@ -274,7 +350,7 @@ def _volume(kind: Kind, name: str) -> Volume | None:
 
 
 def _described(volume: Volume, status: os.stat_result) -> VolumeInfo:
-    return VolumeInfo(volume, size=status.st_size, allocated=status.st_blocks * STAT_BLOCK)
+    return VolumeInfo(volume, size=status.st_size)
 
 
 def _left(room: Room) -> str:
@@ -285,31 +361,3 @@ def _missing(volume: Volume) -> NotFound:
     return NotFound(
         f"there is no {volume} in the storage", next_step="list what is there and name one of those"
     )
-
-
-@contextmanager
-def _opened_source(path: Path) -> Iterator[int]:
-    """Open a file that is to become an image.
-
-    Raises:
-        ImageInvalid: It cannot be read, is no plain file, or has not the size of a disk.
-    """
-    try:
-        # Not blocking: opening a FIFO would wait for a writer for ever.
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except OSError as error:
-        raise ImageInvalid(
-            f"{path} cannot be read: {error.strerror}", next_step="give a raw file that the service can read"
-        ) from error
-    try:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            raise ImageInvalid(f"{path} is not a plain file", next_step="give a raw disk image")
-        if status.st_size == 0 or status.st_size % SECTOR:
-            raise ImageInvalid(
-                f"{path} has {status.st_size} bytes, which no disk has",
-                next_step=f"give a raw disk image, whose size is a multiple of {SECTOR} bytes",
-            )
-        yield fd
-    finally:
-        os.close(fd)

@@ -12,10 +12,11 @@ from pydantic import ByteSize, field_validator
 
 from bmi.drivers import Options, Site, parse_options
 from bmi.drivers.storage import Kind
-from bmi.drivers.storage.files import FileStorage, Room
+from bmi.drivers.storage.extents import shared_bytes
+from bmi.drivers.storage.files import ADOPT, FileStorage, Room
 from bmi.drivers.storage.pool import MIN_SIZE, LoopPool
 from bmi.drivers.storage.reflink import reflink, supports_reflink, try_reflink
-from bmi.errors import StorageError, StorageFull
+from bmi.errors import ImageInvalid, StorageError, StorageFull
 
 _POOL_SIZE = 200 * 10**9  # bytes; sparse, so it costs nothing until it is used
 _RESERVE = 256 << 20  # bytes
@@ -120,6 +121,16 @@ class LocalStorage(FileStorage):
         # reflink writes out the page cache too, but holds the node's writes back as long as that takes.
         os.fdatasync(source)
         reflink(source, destination)
+
+    def _share(self, source: int, destination: int) -> None:
+        if not try_reflink(source, destination):
+            raise ImageInvalid(
+                f"a file in {self._root / ADOPT} lies on another file system than the store",
+                next_step="copy it into that folder itself, not a link or a mount",
+            )
+
+    def _shared(self, file: int) -> int:
+        return shared_bytes(file)
 
     def _take_in(self, source: int, destination: int) -> bool:
         return try_reflink(source, destination)

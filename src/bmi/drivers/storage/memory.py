@@ -1,5 +1,6 @@
 """Storage for tests: plain files that are copied in full, on any file system, without privileges."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,11 +44,18 @@ class MemoryStorage(FileStorage):
 
     def _room(self) -> Room:
         total = self._options.capacity
-        used = sum(info.allocated for kind in Kind for info in self._listed(kind))
+        used = sum(self.usage(info.volume).own for kind in Kind for info in self._listed(kind))
         return Room(self._home, total=total, free=max(0, total - used), reserve=0)
 
     def _duplicate(self, source: int, destination: int) -> None:
         copy_data(source, destination, lambda offset: None)
+
+    def _share(self, source: int, destination: int) -> None:
+        os.ftruncate(destination, os.fstat(source).st_size)
+        self._duplicate(source, destination)
+
+    def _shared(self, file: int) -> int:
+        return 0
 
     def _take_in(self, source: int, destination: int) -> bool:
         return False

@@ -53,6 +53,7 @@ class Session:
     iqn: str
     initiator: str
     address: str
+    """Empty if it cannot be told."""
     id: int
     """Differs between two log-ins of the same initiator, as long as the server process lives."""
 
@@ -63,7 +64,7 @@ class Removal:
 
     outcome: Outcome
     initiators: tuple[str, ...] = ()
-    """Initiators that were still logged in."""
+    """Initiators that were still logged in; of a server that hung and could not say, who was connected to it."""
     forced: bool = False
     """Whether the whole server process had to be ended."""
 
@@ -80,7 +81,8 @@ class Target(Protocol):
         A server that does not run is started and gets all of them before it takes the first log-in: an
         initiator that comes back must never be told that its target does not exist. So pass every export that
         belongs on the portal. Exports that are there and not named stay; one that is there in another form is
-        made anew. One that cannot be served does not keep the others from it, and raises after that.
+        made anew. One that cannot be served does not keep the others from it, and raises after that. A server
+        that hangs is ended and started anew.
 
         Raises:
             PortTaken: Another program listens on the portal's address.
@@ -93,16 +95,25 @@ class Target(Protocol):
         """
 
     def exports(self, portal: UUID) -> Iterable[Export]:
-        """List what a portal really serves. Secrets cannot be read back and are empty."""
+        """List what a portal really serves.
+
+        What cannot be read back is empty: secrets, and the `conf` and `user` of backings in Ceph.
+        """
 
     def sessions(self, portal: UUID) -> Iterable[Session]:
         """List who is logged in at a portal; nobody if it does not run."""
 
     def portals(self) -> Iterable[UUID]:
-        """List the portals of this installation whose server runs."""
+        """List the portals of this installation of whose server anything runs; `stop` ends what is left of one."""
 
     def stop(self, portal: UUID) -> Outcome:
         """End a portal's server, with everything it serves."""
+
+    def end_if_hung(self, portal: UUID) -> bool:
+        """End a portal's server that runs and does not answer; returns whether there was one.
+
+        Who asked for `on_exit` is called, as if it had ended by itself.
+        """
 
     def on_exit(self, call: Callable[[UUID], None]) -> None:
         """Call this when a portal's server ended and nobody asked it to, also for servers found running."""

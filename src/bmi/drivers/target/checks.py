@@ -9,6 +9,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import astuple
 
 from bmi.drivers.target import Export, Lun, Portal
 from bmi.errors import BadRequest
@@ -19,6 +20,9 @@ _USERNAME = re.compile(r"[A-Za-z0-9:._-]{1,64}")
 _SECRET = re.compile(r"[!-+\--~]{12,16}")  # visible ASCII without the comma
 _NAMESPACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _PATH = re.compile(r"/[^,\x00-\x1f\x7f]{0,1022}")
+_RBD_PATH = re.compile(r"[A-Za-z0-9._-]{1,64}/[A-Za-z0-9._-]{1,96}(@[A-Za-z0-9._-]{1,96})?")
+_CEPH_CONF = re.compile(r"/[^,;\x00-\x1f\x7f]{0,1022}")
+_CEPH_USER = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _LUNS = range(1, 256)  # what SAM's flat addressing of one byte can name; 0 is the controller
 
 
@@ -53,7 +57,7 @@ def fingerprint(export: Export) -> str:
     Made for a server to carry, so that a changed secret, which cannot be read back, is noticed. A CHAP secret
     of 12 random characters cannot be found from it by trying.
     """
-    luns = [(lun.number, lun.backing.type, lun.backing.path, lun.readonly) for lun in export.luns]
+    luns = [(lun.number, *astuple(lun.backing), lun.readonly) for lun in export.luns]
     content = json.dumps([export.iqn, export.initiator, export.username, export.password, sorted(luns)])
     return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
@@ -79,10 +83,21 @@ def _check_export(export: Export) -> None:
 def _check_lun(who: str, lun: Lun) -> None:
     if lun.number not in _LUNS:
         raise _refusal(who, f"LUN {lun.number} is not one of {_LUNS.start} to {_LUNS.stop - 1}")
-    if not _PATH.fullmatch(lun.backing.path):
-        raise _refusal(
-            who, f"the backing path {lun.backing.path!r} of LUN {lun.number} is not absolute or not plain"
-        )
+    backing, where = lun.backing, f"LUN {lun.number}"
+    if backing.type == "file":
+        if not _PATH.fullmatch(backing.path):
+            raise _refusal(who, f"the backing path {backing.path!r} of {where} is not absolute or not plain")
+    elif backing.type == "rbd":
+        if not _RBD_PATH.fullmatch(backing.path):
+            raise _refusal(
+                who, f"the backing {backing.path!r} of {where} is no pool/image or pool/image@snapshot"
+            )
+        if not _CEPH_CONF.fullmatch(backing.conf):
+            raise _refusal(who, f"Ceph's configuration {backing.conf!r} of {where} is no plain absolute path")
+        if not _CEPH_USER.fullmatch(backing.user):
+            raise _refusal(who, f"{backing.user!r} of {where} cannot be a CephX user")
+    else:
+        raise _refusal(who, f"{where} has a backing of type {backing.type!r}, neither a file nor rbd")
 
 
 def _repeated(values: Iterable[object]) -> list[object]:

@@ -1,6 +1,6 @@
 """A target driver that only remembers what it was told, in a file: for tests, and for trying BMI out.
 
-It behaves as a real one does, with what a test needs besides: a server can be killed, a session planted.
+It behaves as a real one does, with what a test needs besides: a server can be killed or hang, a session planted.
 """
 
 import fcntl
@@ -17,7 +17,7 @@ from bmi.drivers import Options, Outcome, Site, parse_options
 from bmi.drivers.storage import Backing
 from bmi.drivers.target import Export, Lun, Portal, Removal, Session
 from bmi.drivers.target.checks import check_exports, check_portal, fingerprint
-from bmi.errors import BadRequest, PortTaken
+from bmi.errors import BadRequest, PortTaken, TargetError
 
 
 class MemoryTargetOptions(Options):
@@ -44,6 +44,7 @@ class _Server(BaseModel):
     namespace: str | None
     exports: dict[str, _Export] = {}
     last_session: int = 0
+    hangs: bool = False
 
 
 class _State(BaseModel):
@@ -67,6 +68,8 @@ class MemoryTarget:
         with self._changing() as state:
             before = state.model_copy(deep=True)
             _refuse_taken(state, portal)
+            if portal.id in state.servers and state.servers[portal.id].hangs:
+                del state.servers[portal.id]
             server = _start(state, portal)
             wanted = {export.iqn: _remembered(export) for export in exports}
             new = {
@@ -83,14 +86,18 @@ class MemoryTarget:
         with self._changing() as state:
             server = state.servers.get(portal)
             export = server.exports.pop(iqn, None) if server else None
-        if export is None:
+            forced = server is not None and server.hangs
+            if forced:
+                del state.servers[portal]
+        if export is None and not forced:
             return Removal(Outcome.ALREADY)
-        return Removal(Outcome.DONE, tuple(sorted({session.initiator for session in export.sessions})))
+        sessions = export.sessions if export else []
+        names = {session.address if forced else session.initiator for session in sessions}
+        return Removal(Outcome.DONE, tuple(sorted(names)), forced)
 
     def exports(self, portal: UUID) -> list[Export]:
-        """List what a portal serves. Secrets cannot be read back and are empty."""
-        with self._changing() as state:
-            server = state.servers.get(portal)
+        """List what a portal serves, without what cannot be read back."""
+        server = self._answering(portal)
         found = server.exports.items() if server else ()
         return [
             Export(
@@ -105,8 +112,7 @@ class MemoryTarget:
 
     def sessions(self, portal: UUID) -> list[Session]:
         """List who is logged in at a portal; nobody if it does not run."""
-        with self._changing() as state:
-            server = state.servers.get(portal)
+        server = self._answering(portal)
         return [
             Session(iqn, session.initiator, session.address, session.id)
             for iqn, export in (server.exports.items() if server else ())
@@ -123,6 +129,15 @@ class MemoryTarget:
         with self._changing() as state:
             return Outcome.DONE if state.servers.pop(portal, None) else Outcome.ALREADY
 
+    def end_if_hung(self, portal: UUID) -> bool:
+        """End a portal's server that hangs; says whether there was one."""
+        with self._changing() as state:
+            server = state.servers.get(portal)
+        if server is None or not server.hangs:
+            return False
+        self.kill(portal)
+        return True
+
     def on_exit(self, call: Callable[[UUID], None]) -> None:
         """Call this when a portal's server ended and nobody asked it to."""
         self._callbacks.append(call)
@@ -133,16 +148,17 @@ class MemoryTarget:
 
     # --- more than the protocol, for tests ---------------------------------------------------------------
 
-    def log_in(self, portal: UUID, iqn: str, address: str = "192.0.2.1") -> Session:
-        """Plant a session of the initiator that an export lets in."""
+    def log_in(
+        self, portal: UUID, iqn: str, address: str = "192.0.2.1", *, initiator: str | None = None
+    ) -> Session:
+        """Plant a session: of the initiator that an export lets in, unless another is named."""
         with self._changing() as state:
             server = state.servers[portal]
             server.last_session += 1
             export = server.exports[iqn]
-            export.sessions.append(
-                _Session(initiator=export.initiator, address=address, id=server.last_session)
-            )
-            return Session(iqn, export.initiator, address, server.last_session)
+            who = initiator or export.initiator
+            export.sessions.append(_Session(initiator=who, address=address, id=server.last_session))
+            return Session(iqn, who, address, server.last_session)
 
     def kill(self, portal: UUID) -> None:
         """End a portal's server as a crash would, and tell those who asked."""
@@ -151,7 +167,24 @@ class MemoryTarget:
         for call in list(self._callbacks):
             call(portal)
 
+    def hang(self, portal: UUID) -> None:
+        """Let a portal's server run on and answer nobody."""
+        with self._changing() as state:
+            state.servers[portal].hangs = True
+
     # --- how ---------------------------------------------------------------------------------------------
+
+    def _answering(self, portal: UUID) -> _Server | None:
+        """Return a portal's server, if it runs.
+
+        Raises:
+            TargetError: It hangs.
+        """
+        with self._changing() as state:
+            server = state.servers.get(portal)
+        if server is not None and server.hangs:
+            raise TargetError(f"the server of portal {portal} does not answer", next_step="serve it anew")
+        return server
 
     @contextmanager
     def _changing(self) -> Iterator[_State]:

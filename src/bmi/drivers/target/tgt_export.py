@@ -5,6 +5,7 @@ or half-removed, and nobody can log in at it: it can be cleared away at any time
 """
 
 import hashlib
+import os
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,8 @@ from bmi.drivers.storage import Backing
 from bmi.drivers.target import Export, Lun
 from bmi.drivers.target.checks import fingerprint
 from bmi.drivers.target.tgt_listing import ListedTarget
-from bmi.drivers.target.tgt_socket import Code, Refused, TgtSocket
+from bmi.drivers.target.tgt_log import Log
+from bmi.drivers.target.tgt_socket import BSTYPES, Code, Refused, TgtSocket
 from bmi.errors import BadRequest, DeadlineExceeded, TargetError
 from bmi.wait import wait_until
 
@@ -26,6 +28,7 @@ initiator, without asking for a secret. Nodes know the name and need no discover
 _VENDOR = "BMI"
 _SECTOR = 512  # bytes; tgtd leaves out what is after the last whole one
 _RETRY = 0.002  # seconds; a closed session of a busy initiator is gone after some milliseconds
+_TYPES = {bstype: type for type, bstype in BSTYPES.items()}
 _LAST_TID = 0x7FFF_FFFF  # ids are int32_t in tgtd, and negative ones mean all targets
 
 # What tgtd offers at log-in. Its defaults make sequential writes three times slower: each 8 KiB waits for an
@@ -51,7 +54,7 @@ class Filled:
 
 
 def served(targets: Iterable[ListedTarget]) -> list[Export]:
-    """Return what initiators can log in at, without secrets."""
+    """Return what initiators can log in at, without what cannot be read back: secrets, and the way to Ceph."""
     return [
         Export(
             iqn=target.name,
@@ -59,7 +62,9 @@ def served(targets: Iterable[ListedTarget]) -> list[Export]:
             username=target.accounts[0] if target.accounts else "",
             password="",
             luns=tuple(
-                Lun(lun.number, Backing("file", lun.path), lun.readonly) for lun in target.luns if lun.number
+                Lun(lun.number, Backing(_TYPES.get(lun.type, lun.type), lun.path), lun.readonly)
+                for lun in target.luns
+                if lun.number
             ),
         )
         for target in targets
@@ -67,19 +72,19 @@ def served(targets: Iterable[ListedTarget]) -> list[Export]:
     ]
 
 
-def fill(tgtd: TgtSocket, exports: Sequence[Export], *, deadline: float) -> Filled:
+def fill(tgtd: TgtSocket, log: Log, exports: Sequence[Export], *, deadline: float) -> Filled:
     """Make tgtd serve these exports. Complete ones of other names stay, half-made ones are cleared away.
 
     Args:
         tgtd: Where.
+        log: Where it gives reasons.
         exports: What, checked.
         deadline: Seconds to take an export apart that is there in another form.
 
     Raises:
         BadRequest: tgt cannot serve them, or another export has one's CHAP name.
-        TargetError: tgtd does not answer. What concerns a single export is returned, so that one lost volume
-        does
-            not keep other nodes from theirs.
+        Unanswered: tgtd does not answer. What concerns a single export is returned, so that one lost volume
+            does not keep other nodes from theirs.
     """
     _close_discovery(tgtd)
     listed = tgtd.targets()
@@ -92,30 +97,37 @@ def fill(tgtd: TgtSocket, exports: Sequence[Export], *, deadline: float) -> Fill
     _refuse_shared_usernames(missing, complete)
     possible, failed = _possible(missing)
     for target in stale:
-        take_apart(tgtd, target, deadline=deadline)
+        take_apart(tgtd, target, set(), deadline=deadline)
     _drop_unbound_accounts(tgtd)
     made = []
     for export in possible:
         try:
-            _make(tgtd, export)
+            _make(tgtd, log, export)
         except Refused as refused:
             failed.append(refused)
+        except _NotOpened as error:
+            failed.append(error)
         else:
             made.append(export)
     failed += _let_in(tgtd, made)
     return Filled(changed=True, failed=tuple(failed))
 
 
-def take_apart(tgtd: TgtSocket, target: ListedTarget, *, deadline: float) -> tuple[str, ...]:
-    """Remove a target, its sessions and its account, and return the initiators that were logged in.
+def take_apart(tgtd: TgtSocket, target: ListedTarget, seen: set[str], *, deadline: float) -> None:
+    """Remove a target, its sessions and its account.
+
+    Args:
+        tgtd: Where.
+        target: Which.
+        seen: Gets the initiators that were logged in, also when it fails.
+        deadline: Seconds that it may take.
 
     Raises:
-        TargetError: It is still there after `deadline` seconds.
+        TargetError: It is still there after that.
     """
     for initiator in target.initiators:
         with _already(Code.NO_ACL, Code.NO_TARGET):
             tgtd.disallow(target.tid, initiator)
-    seen: set[str] = set()
     try:
         wait_until(
             lambda: _gone(tgtd, target, seen),
@@ -128,7 +140,6 @@ def take_apart(tgtd: TgtSocket, target: ListedTarget, *, deadline: float) -> tup
         raise TargetError(error.message, next_step=error.next_step) from error
     # Only now: deleting the account of a target that lives would let initiators in without a secret.
     _drop_unbound_accounts(tgtd)
-    return tuple(sorted(seen))
 
 
 def serial(export: Export, lun: Lun) -> str:
@@ -192,11 +203,14 @@ def _possible(exports: Sequence[Export]) -> tuple[list[Export], list[TargetError
 
 
 def _problem(export: Export, lun: Lun) -> TargetError | None:
+    """Say what keeps a logical unit from being served, as far as that can be seen without waiting for Ceph."""
     who = f"LUN {lun.number} of {export.iqn}"
-    if lun.backing.type != "file":
-        raise BadRequest(
-            f"{who} has a backing of type {lun.backing.type!r}, and tgt serves files",
-            next_step="use a storage driver that keeps files on this host",
+    if lun.backing.type == "rbd":
+        if os.access(lun.backing.conf, os.R_OK):
+            return None
+        return TargetError(
+            f"{who}: Ceph's configuration {lun.backing.conf} cannot be read",
+            next_step="restart BMI, its storage driver writes the file; if it is there, look who may read it",
         )
     path = Path(lun.backing.path)
     if not path.is_file():
@@ -220,13 +234,17 @@ def _close_discovery(tgtd: TgtSocket) -> None:
         tgtd.bind_discovery_account(DISCOVERY_ACCOUNT)
 
 
-def _make(tgtd: TgtSocket, export: Export) -> None:
+class _NotOpened(TargetError):
+    """An image in Ceph could not be opened."""
+
+
+def _make(tgtd: TgtSocket, log: Log, export: Export) -> None:
     """Make an export that nobody can log in at yet."""
     tid = _new_target(tgtd, export)
     mark = fingerprint(export)
     tgtd.set_lun(tid, 0, vendor_id=_VENDOR, scsi_sn=mark, scsi_id=mark)
     for lun in export.luns:
-        tgtd.new_lun(tid, lun.number, lun.backing.path)
+        _add(tgtd, log, export, tid, lun)
         unique = serial(export, lun)
         tgtd.set_lun(tid, lun.number, vendor_id=_VENDOR, scsi_sn=unique, scsi_id=unique)
         if lun.readonly:
@@ -235,6 +253,21 @@ def _make(tgtd: TgtSocket, export: Export) -> None:
         tgtd.set_key(tid, key, value)
     tgtd.new_account(export.username, export.password)
     tgtd.bind_account(export.username, tid)
+
+
+def _add(tgtd: TgtSocket, log: Log, export: Export, tid: int, lun: Lun) -> None:
+    before = log.size()
+    try:
+        tgtd.new_lun(tid, lun.number, lun.backing)
+    except Refused as refused:
+        cause = log.ceph_error_since(before)
+        if cause is None:
+            raise
+        backing = lun.backing
+        raise _NotOpened(
+            f"LUN {lun.number} of {export.iqn} on {backing.path} in Ceph: {cause}",
+            next_step=f"try the same: rbd --conf {backing.conf} --id {backing.user} info {backing.path}",
+        ) from refused
 
 
 def _new_target(tgtd: TgtSocket, export: Export) -> int:

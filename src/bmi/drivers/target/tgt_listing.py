@@ -19,6 +19,8 @@ class ListedLun:
     serial: str
     readonly: bool
     path: str
+    type: str
+    """How tgtd reaches the path: its `bstype`."""
 
 
 @dataclass
@@ -94,11 +96,13 @@ def _take(target: ListedTarget, section: str, line: str) -> None:
 
 def _take_lun(luns: list[ListedLun], key: str, value: str) -> None:
     if key == "LUN" and value.isdecimal():
-        luns.append(ListedLun(int(value), serial="", readonly=False, path=""))
+        luns.append(ListedLun(int(value), serial="", readonly=False, path="", type=""))
     elif luns and key == "SCSI SN":
         luns[-1] = replace(luns[-1], serial=value)
     elif luns and key == "Readonly":
         luns[-1] = replace(luns[-1], readonly=value == "Yes")
+    elif luns and key == "Backing store type":
+        luns[-1] = replace(luns[-1], type=value)
     elif luns and key == "Backing store path":
         luns[-1] = replace(luns[-1], path=value)
 

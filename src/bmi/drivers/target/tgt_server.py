@@ -1,32 +1,36 @@
 """One portal's tgtd: how it is started, found again after a restart of BMI, made to listen, and ended.
 
-Everything of it is in one folder: the record of the process, its log, its management socket. Who answers on
-that socket is the portal's server; the record only tells of one that does not answer.
+Everything of it is in one folder: the record of the process, its log, its management socket. One that was started
+right before BMI died has no record; it is the one that answers on that socket.
+
+Initiators reach it in one of two ways. It listens on the portal's address itself, inside the portal's namespace.
+Or it stays where nobody looks, in the host's namespace, and a forwarder leads to it.
 """
 
-import os
-import re
+import logging
 import shutil
 from pathlib import Path
 
 from bmi import processes
 from bmi.drivers.target import Portal
-from bmi.drivers.target.tgt_socket import NAME, Refused, TgtSocket
+from bmi.drivers.target.ceph_locks import CephLocks
+from bmi.drivers.target.tgt_forwarder import Forwarder
+from bmi.drivers.target.tgt_log import Log
+from bmi.drivers.target.tgt_ports import NAMESPACES, connected_to, port_taken, where
+from bmi.drivers.target.tgt_socket import NAME, Refused, TgtSocket, Unanswered
 from bmi.errors import CommandFailed, DeadlineExceeded, PortTaken, TargetError
 from bmi.processes import Process
-from bmi.run import run
 from bmi.wait import wait_until
 
+log = logging.getLogger(__name__)
+
 _NOBODY = "127.127.127.127"
-"""Where a server listens, on a free port, until it is filled: tgtd always listens somewhere, by default on
-every address. No initiator looks here, and nothing else of this host does."""
+"""Where a server listens, on a free port, until it is filled, or for good if a forwarder leads to it: tgtd always
+listens somewhere, by default on every address. No initiator looks here, and nothing else of this host does."""
 
 _START_DEADLINE = 10.0  # seconds; 20 ms on an idle machine
 _END_DEADLINE = 5.0  # seconds
 _POLL = 0.005  # seconds
-_LOG_LIMIT = 1 << 20  # bytes; a node that fails to log in adds a line each time
-_LOG_QUOTED = 300  # characters of the log's end that an error quotes
-_NAMESPACES = Path("/run/netns")  # where ip-netns(8) keeps them
 
 
 class TgtServer:
@@ -35,19 +39,46 @@ class TgtServer:
     def __init__(self, folder: Path, *, answer_deadline: float) -> None:
         self.folder = folder
         self.tgtd = TgtSocket(folder, answer_deadline)
+        self.log = Log(folder / "tgtd.log")
+        self.forwarder = Forwarder(folder)
+        self.locks = CephLocks(folder)
         self._record = folder / "process.json"
-        self._log = folder / "tgtd.log"
 
     def process(self) -> Process | None:
-        """Return the process that listens on the management socket, if one does."""
+        """Return its process: the one that is recorded, or else the one that listens on the management socket."""
+        if process := processes.recorded(self._record):
+            return process
+        pid = self.tgtd.pid()
+        found = None if pid is None else Process.of(pid)
+        return found if found and found.alive() else None
+
+    def runs_at_all(self) -> bool:
+        """Say whether any process of it runs, be it of use or not."""
+        return self.process() is not None or self.forwarder.process() is not None
+
+    def reachable(self) -> bool:
+        """Say whether it runs, and the forwarder as well if it has one."""
+        return self.process() is not None and (
+            not self.forwarder.known() or self.forwarder.process() is not None
+        )
+
+    def hangs(self) -> bool:
+        """Say whether its process runs and does not answer; that takes as long as it is given to answer."""
+        if self.process() is None:
+            return False
         try:
-            pid = self.tgtd.pid()
-        except TargetError:  # it hangs, and its queue is full
-            return processes.recorded(self._record)
-        if pid is None:
-            return None
-        process = Process.of(pid)
-        return process if process and process.alive() else None
+            self.tgtd.target_ids()
+        except Unanswered as error:
+            log.warning("%s", error.message)
+            return self.process() is not None
+        return False
+
+    def peers(self) -> set[str]:
+        """Return the addresses of those who are connected, without asking it."""
+        if self.forwarder.known():
+            return self.forwarder.peers()
+        process = self.process()
+        return connected_to(process.pid) if process else set()
 
     def start(self, namespace: str | None, *, threads: int) -> Process:
         """Start tgtd, listening where nobody looks.
@@ -60,14 +91,15 @@ class TgtServer:
             TargetError: It does not come up.
         """
         self.kill()  # one that is recorded and does not answer, or is about to be gone
-        offset = self._log_size()
+        offset = self.log.size()
         # A socket's path has 107 bytes at the most (unix(7)): go by a short name in the folder.
-        command: list[str | Path] = ["env", "-C", self.folder, "tgtd"]
+        # With images in Ceph an initiator can make tgtd abort: that must not fill the disk with core files.
+        command: list[str | Path] = ["prlimit", "--core=0", "env", "-C", self.folder, "tgtd"]
         try:
             process = processes.start(
                 [*command, "-f", "-t", str(threads), "--iscsi", f"portal={_NOBODY}:0"],
                 record=self._record,
-                log=self._log,
+                log=self.log.path,
                 namespace=namespace,
                 env={"TGT_IPC_SOCKET": NAME},
             )
@@ -81,7 +113,7 @@ class TgtServer:
 
     def is_inside(self, process: Process, namespace: str | None) -> bool:
         """Say whether the server is in a namespace, and not in an earlier one of the same name."""
-        wanted = Path("/proc/self/ns/net") if namespace is None else _NAMESPACES / namespace
+        wanted = Path("/proc/self/ns/net") if namespace is None else NAMESPACES / namespace
         try:
             return wanted.stat().st_ino == Path(f"/proc/{process.pid}/ns/net").stat().st_ino
         except FileNotFoundError:
@@ -94,25 +126,49 @@ class TgtServer:
             PortTaken: Another program listens there.
             TargetError: The address is not one of this host.
         """
+        if forwarded := self.forwarder.known():
+            self.forwarder.kill()
         wanted = str(portal)
         found = self.tgtd.portals()
         if wanted not in found:
-            offset = self._log_size()
+            offset = self.log.size()
             try:
                 self.tgtd.new_portal(wanted)
             except Refused as refused:
-                raise self._no_portal(portal, self._logged(offset)) from refused
+                raise _no_portal(portal, self.log.end_since(offset)) from refused
         others = [address for address in found if address != wanted]
         for address in others:
             self.tgtd.delete_portal(address)
+        if forwarded:
+            self.forwarder.forget()
         return wanted not in found or bool(others)
+
+    def is_led_to(self, portal: Portal) -> bool:
+        """Say whether a forwarder leads from a portal to this server."""
+        return self.forwarder.leads(portal, self._hiding_place())
+
+    def lead(self, portal: Portal) -> Process:
+        """Let a forwarder lead from a portal, and from nowhere else, to this server, which is hidden.
+
+        Raises:
+            PortTaken: Another program listens there; a forwarder from elsewhere goes on.
+            TargetError: The address is not one of the portal's namespace.
+        """
+        return self.forwarder.start(portal, self._hiding_place())
+
+    def _hiding_place(self) -> str:
+        return self.tgtd.portals()[0]
+
+    def hidden(self) -> bool:
+        """Say whether it listens only where no initiator looks."""
+        return all(address.startswith(f"{_NOBODY}:") for address in self.tgtd.portals())
 
     def never_listened(self) -> bool:
         """Say whether no initiator could reach the server so far."""
-        return all(address.startswith(f"{_NOBODY}:") for address in self.tgtd.portals())
+        return self.hidden() and not self.forwarder.known()
 
     def bytes_read(self, process: Process) -> int:
-        """Return how many bytes it has read from its logical units' files since it started.
+        """Return how many bytes it has read from its logical units' files since it started; not from Ceph.
 
         tgtd's first thread does the network, others do the files. So this is what the kernel counted for the
         whole process, ended threads included, without the first thread (proc(5), `rchar`).
@@ -124,11 +180,13 @@ class TgtServer:
             return 0
 
     def kill(self) -> None:
-        """End the process. tgtd ignores SIGTERM, and keeps nothing that it could save.
+        """End the process, and its forwarder. tgtd ignores SIGTERM, and keeps nothing that it could save.
 
         Raises:
             TargetError: It is still there: it hangs in the kernel.
         """
+        self.forwarder.kill()
+        self.forwarder.forget()
         for process in {self.process(), processes.recorded(self._record)}:
             if process is None:
                 continue
@@ -140,6 +198,7 @@ class TgtServer:
 
     def forget(self) -> None:
         """Remove everything of an ended server."""
+        self.forwarder.kill_forgotten()
         shutil.rmtree(self.folder)
 
     # --- starting ----------------------------------------------------------------------------------------
@@ -161,8 +220,8 @@ class TgtServer:
         def ready() -> bool:
             if not process.alive():
                 raise TargetError(
-                    f"tgtd ended while it started: {self._logged(offset)[-_LOG_QUOTED:]}",
-                    next_step=f"mend what it complains about in {self._log}",
+                    f"tgtd ended while it started: {self.log.end_since(offset)}",
+                    next_step=f"mend what it complains about in {self.log.path}",
                 )
             return self.tgtd.pid() == process.pid
 
@@ -171,60 +230,25 @@ class TgtServer:
                 ready,
                 deadline=_START_DEADLINE,
                 what="tgtd to answer",
-                next_step=f"look into {self._log}",
+                next_step=f"look into {self.log.path}",
                 poll=_POLL,
             )
         except DeadlineExceeded as error:
             raise TargetError(error.message, next_step=error.next_step) from error
-        if not self.never_listened():  # it falls back to every address of the host
+        if not self.hidden():  # it falls back to every address of the host
             raise TargetError(
-                f"tgtd cannot listen on {_NOBODY}: {self._logged(offset)[-_LOG_QUOTED:]}",
+                f"tgtd cannot listen on {_NOBODY}: {self.log.end_since(offset)}",
                 next_step="bring the loopback interface of the network namespace up",
             )
 
-    # --- listening ---------------------------------------------------------------------------------------
 
-    def _no_portal(self, portal: Portal, logged: str) -> TargetError | PortTaken:
-        where = str(portal) if portal.namespace is None else f"{portal} in namespace {portal.namespace}"
-        if "Address already in use" in logged:
-            holder = _holder(portal)
-            return PortTaken(
-                f"address {where} is taken by {holder or 'another program'}",
-                next_step="end that program, or let BMI listen on another address or port",
-            )
-        return TargetError(
-            f"tgtd cannot listen on {where}: {logged.strip()[-_LOG_QUOTED:]}",
-            next_step="bring the gateway's address on this network up",
-        )
-
-    # --- the log -----------------------------------------------------------------------------------------
-
-    def _log_size(self) -> int:
-        return self._log.stat().st_size if self._log.exists() else 0
-
-    def _logged(self, offset: int) -> str:
-        with self._log.open("rb") as log:
-            log.seek(offset)
-            return log.read().decode(errors="replace")
-
-    def trim_log(self) -> None:
-        """Empty the log when it has grown long; tgtd, which appends, goes on with an empty one."""
-        if self._log_size() > _LOG_LIMIT:
-            os.truncate(self._log, 0)
-
-
-def _holder(portal: Portal) -> str | None:
-    """Find out which program listens on a portal's address, if this user may know."""
-    try:
-        sockets = run(["ss", "-Hltnp", f"sport = :{portal.port}"], namespace=portal.namespace)
-    except CommandFailed:
-        return None
-    for line in sockets.splitlines():
-        local = line.split()[3].rpartition(":")[0]
-        program = re.search(r'\("([^"]*)",pid=(\d+)', line)
-        if program and local in (str(portal.address), "0.0.0.0", "*"):  # noqa: S104
-            return f"{program[1]} (process {program[2]})"
-    return None
+def _no_portal(portal: Portal, logged: str) -> TargetError | PortTaken:
+    if "Address already in use" in logged:
+        return port_taken(portal)
+    return TargetError(
+        f"tgtd cannot listen on {where(portal)}: {logged}",
+        next_step="bring the gateway's address on this network up",
+    )
 
 
 def _rchar(counters: Path) -> int:

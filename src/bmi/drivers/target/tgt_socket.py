@@ -11,10 +11,11 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import IntEnum
 from pathlib import Path
 
+from bmi.drivers.storage import Backing
 from bmi.drivers.target import tgt_listing
 from bmi.drivers.target.tgt_listing import Connection, ListedTarget
 from bmi.errors import TargetError
@@ -22,6 +23,9 @@ from bmi.errors import TargetError
 NAME = "m"
 """Value of TGT_IPC_SOCKET, relative to the folder that tgtd is started in."""
 _FILE = f"{NAME}.0"  # tgtd appends its control port
+
+BSTYPES = {"file": "rdwr", "rbd": "rbd"}
+"""What tgtd calls the types of backings."""
 
 _HEADER = struct.Struct("=II64sIiQQIIIIII")
 _ANSWER = struct.Struct("=II")
@@ -75,8 +79,12 @@ class Refused(TargetError):
         self.tgtd_code = code
 
 
+class Unanswered(TargetError):
+    """tgtd did not answer a request in time."""
+
+
 class TgtSocket:
-    """The management socket of one tgtd. Every call raises `TargetError` if tgtd does not answer in time.
+    """The management socket of one tgtd. Every call raises `Unanswered` if tgtd does not answer in time.
 
     Args:
         folder: Where the socket is.
@@ -88,10 +96,18 @@ class TgtSocket:
         self._deadline = deadline
 
     def pid(self) -> int | None:
-        """Say which process listens on the socket, or None if none does."""
+        """Say which process listens on the socket, or None if none does.
+
+        It is asked for something as well. A connection that is closed without a request tgtd takes for one that has
+        nothing to say yet, if the last thing that it did otherwise was to wait (usr/mgmt.c looks at errno after a
+        read of no bytes): it keeps the descriptor and reads it again and again, for good.
+        """
+        end = time.monotonic() + self._deadline
         try:
-            with self._connected(time.monotonic() + self._deadline) as connection:
+            with self._connected(end) as connection:
                 credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+                with suppress(BlockingIOError):  # it hangs
+                    _exchange(connection, _request(_Mode.DRIVER, _Op.SHOW), end)
         except (FileNotFoundError, ConnectionError):
             return None
         except OSError as error:
@@ -162,16 +178,16 @@ class TgtSocket:
 
     # --- logical units -----------------------------------------------------------------------------------
 
-    def new_lun(self, tid: int, lun: int, path: str) -> None:
-        """Add a file as a logical unit; `rdwr` flushes it to the disk when the initiator asks."""
-        self._call(
-            f"add LUN {lun} on {path}",
-            _Mode.DEVICE,
-            _Op.NEW,
-            tid=tid,
-            lun=lun,
-            text=f"path={path},bstype=rdwr",
-        )
+    def new_lun(self, tid: int, lun: int, backing: Backing) -> None:
+        """Add a logical unit.
+
+        A file is flushed to the disk when the initiator asks, an image in Ceph out of librbd's cache. While an
+        image is opened tgtd does nothing else, for as long as the limits in Ceph's configuration allow.
+        """
+        text = f"path={backing.path},bstype={BSTYPES[backing.type]}"
+        if backing.type == "rbd":
+            text += f",bsopts=conf={backing.conf};id={backing.user}"
+        self._call(f"add LUN {lun} on {backing.path}", _Mode.DEVICE, _Op.NEW, tid=tid, lun=lun, text=text)
 
     def set_lun(self, tid: int, lun: int, **parameters: str) -> None:
         """Set parameters of a logical unit, such as `scsi_sn` or `readonly`."""
@@ -225,15 +241,11 @@ class TgtSocket:
         text: str = "",
     ) -> str:
         """Send a request and return the text of the answer. `what` stands in errors; the text never does."""
-        body = os.fsencode(text) + b"\0" if text else b""
-        length = _HEADER.size + len(body)
-        header = _HEADER.pack(mode, op, b"iscsi", length, tid, sid, lun, cid, 0, 0, 0, 0, 0)
+        request = _request(mode, op, tid=tid, sid=sid, lun=lun, cid=cid, text=text)
         end = time.monotonic() + self._deadline
         try:
             with self._connected(end) as connection:
-                connection.sendall(header + body)
-                code, size = _ANSWER.unpack(_receive(connection, _ANSWER.size, end))
-                answer = b"" if code else _receive(connection, size - _ANSWER.size, end)
+                code, answer = _exchange(connection, request, end)
         except OSError as error:
             raise self._unanswered(error) from error
         if code:
@@ -255,12 +267,27 @@ class TgtSocket:
         finally:
             os.close(folder)
 
-    def _unanswered(self, error: OSError) -> TargetError:
+    def _unanswered(self, error: OSError) -> Unanswered:
         cause = f"nothing within {self._deadline:g} s" if isinstance(error, BlockingIOError) else str(error)
-        return TargetError(
+        return Unanswered(
             f"the tgtd of portal {self._folder.name} does not answer: {cause}",
             next_step="try again; if it hangs, stop the portal and serve it anew",
         )
+
+
+def _request(
+    mode: _Mode, op: _Op, *, tid: int = 0, sid: int = 0, lun: int = 0, cid: int = 0, text: str = ""
+) -> bytes:
+    body = os.fsencode(text) + b"\0" if text else b""
+    length = _HEADER.size + len(body)
+    return _HEADER.pack(mode, op, b"iscsi", length, tid, sid, lun, cid, 0, 0, 0, 0, 0) + body
+
+
+def _exchange(connection: socket.socket, request: bytes, end: float) -> tuple[int, bytes]:
+    """Send a request, and return the code and the text of the answer."""
+    connection.sendall(request)
+    code, size = _ANSWER.unpack(_receive(connection, _ANSWER.size, end))
+    return code, b"" if code else _receive(connection, size - _ANSWER.size, end)
 
 
 def _receive(connection: socket.socket, size: int, end: float) -> bytes:

@@ -9,6 +9,7 @@ from bmi.drivers.target.checks import check_exports, check_portal, fingerprint
 from bmi.errors import BadRequest
 from bmi.ids import new_id
 
+IMAGE = Backing("rbd", "pool/image", conf="/etc/ceph/ceph.conf", user="bmi")
 EXPORT = Export(
     iqn="iqn.2026-01.org.example:disk-1",
     initiator="iqn.2026-01.org.example:node-1",
@@ -25,12 +26,41 @@ CHANGED = [
     replace(EXPORT, luns=(replace(EXPORT.luns[0], readonly=True), EXPORT.luns[1])),
     replace(EXPORT, luns=(replace(EXPORT.luns[0], number=3), EXPORT.luns[1])),
     replace(EXPORT, luns=(Lun(1, Backing("file", "/data/other")), EXPORT.luns[1])),
+    replace(EXPORT, luns=(Lun(1, IMAGE), EXPORT.luns[1])),
+    replace(EXPORT, luns=(Lun(1, replace(IMAGE, path="pool/image@other")), EXPORT.luns[1])),
+    replace(EXPORT, luns=(Lun(1, replace(IMAGE, conf="/etc/other.conf")), EXPORT.luns[1])),
+    replace(EXPORT, luns=(Lun(1, replace(IMAGE, user="other")), EXPORT.luns[1])),
 ]
 
 
 def test_a_proper_export_passes() -> None:
     check_exports([EXPORT])
+    check_exports([replace(EXPORT, luns=(Lun(1, IMAGE), Lun(2, replace(IMAGE, path="p/i@s"))))])
     check_exports([])
+
+
+@pytest.mark.parametrize(
+    "backing",
+    [
+        Backing("nbd", "pool/image"),
+        replace(IMAGE, path="image"),
+        replace(IMAGE, path="/pool/image"),
+        replace(IMAGE, path="pool/namespace/image"),
+        replace(IMAGE, path="pool/image,bstype=rdwr"),
+        replace(IMAGE, path="pool/image@"),
+        replace(IMAGE, path="pool/image\n"),
+        replace(IMAGE, conf=""),
+        replace(IMAGE, conf="ceph.conf"),
+        replace(IMAGE, conf="/a;id=admin"),
+        replace(IMAGE, conf="/a,b"),
+        replace(IMAGE, user=""),
+        replace(IMAGE, user="bmi;conf=/b"),
+        replace(IMAGE, user="bmi,x"),
+    ],
+)
+def test_backings_that_are_none(backing: Backing) -> None:
+    with pytest.raises(BadRequest, match="LUN 1"):
+        check_exports([replace(EXPORT, luns=(Lun(1, backing),))])
 
 
 def test_the_fingerprint_shows_every_change() -> None:

@@ -31,6 +31,7 @@ TARGETS = """Target 7: iqn.2026-01.org.example:a
             Type: controller
             SCSI SN: c0ffee
             Readonly: No
+            Backing store type: null
             Backing store path: None
             Backing store flags: 
         LUN: 1
@@ -56,6 +57,7 @@ Target 8: iqn.2026-01.org.example:b
             Type: controller
             SCSI SN: beef
             Readonly: No
+            Backing store type: null
             Backing store path: None
     Account information:
     ACL information:
@@ -66,8 +68,8 @@ EXPECTED = [
         7,
         "iqn.2026-01.org.example:a",
         luns=[
-            ListedLun(0, "c0ffee", readonly=False, path="None"),
-            ListedLun(1, "22", readonly=True, path="/data/a disk: one"),
+            ListedLun(0, "c0ffee", readonly=False, path="None", type="null"),
+            ListedLun(1, "22", readonly=True, path="/data/a disk: one", type="rdwr"),
         ],
         accounts=["user-a"],
         initiators=["iqn.2026-01.org.example:node-a"],
@@ -75,7 +77,7 @@ EXPECTED = [
     ListedTarget(
         8,
         "iqn.2026-01.org.example:b",
-        luns=[ListedLun(0, "beef", readonly=False, path="None")],
+        luns=[ListedLun(0, "beef", readonly=False, path="None", type="null")],
     ),
 ]
 

@@ -28,8 +28,8 @@ def listen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
 
         def serve() -> None:
             with listener, listener.accept()[0] as connection:
-                connection.recv(1 << 16)
-                answer(connection)
+                if connection.recv(1 << 16):
+                    answer(connection)
 
         threads.append(threading.Thread(target=serve))
         threads[-1].start()
@@ -49,7 +49,18 @@ def test_nobody_listens(tmp_path: Path) -> None:
 
 
 def test_who_listens(listen: Callable[[Answer], TgtSocket]) -> None:
-    assert listen(lambda _: None).pid() == os.getpid()
+    requests = []
+
+    def answer(connection: socket.socket) -> None:
+        requests.append(connection)
+        connection.sendall(struct.pack("=II", 0, 8))
+
+    assert listen(answer).pid() == os.getpid()
+    assert requests  # tgtd keeps a connection for good that was closed without one
+
+
+def test_who_listens_and_does_not_answer(listen: Callable[[Answer], TgtSocket]) -> None:
+    assert listen(lambda _: time.sleep(0.5)).pid() == os.getpid()
 
 
 def test_a_refusal_says_what_and_why_but_no_secret(listen: Callable[[Answer], TgtSocket]) -> None:

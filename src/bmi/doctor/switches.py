@@ -1,0 +1,67 @@
+"""Looks at the switches: what the ports of nodes carry."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import partial
+from uuid import UUID
+
+from sqlalchemy import select
+
+from bmi.api.doctor import Family
+from bmi.doctor.claims import claims
+from bmi.doctor.codes import Code
+from bmi.doctor.sheet import Check, Sheet
+from bmi.drivers.switch import ISOLATED, PortVlans
+from bmi.networks.service import vlans_of
+from bmi.nodes.models import Nic
+from bmi.parts import Parts
+
+
+def checks(parts: Parts) -> list[Check]:
+    """Return what there is to look at: each switch that a node is plugged into."""
+    with parts.db.read() as session:
+        nics = session.scalars(select(Nic)).all()
+    plugged: defaultdict[str, list[Nic]] = defaultdict(list)
+    for nic in nics:
+        plugged[nic.switch].append(nic)
+    return [
+        Check(
+            Family.SWITCH,
+            f"switch {name}",
+            partial(_switch, parts, name, there),
+        )
+        for name, there in plugged.items()
+    ]
+
+
+def _switch(parts: Parts, name: str, nics: Sequence[Nic], sheet: Sheet) -> None:
+    if name not in parts.switches:
+        for nic in nics:
+            message = f"there is no switch {name} in the settings of this process"
+            sheet.note(Code.PORT_UNKNOWN, _thing(nic), message)
+        return
+    before = _wanted(parts, nics)
+    real = {state.port: state.vlans for state in parts.switches[name].ports()}
+    after = _wanted(parts, nics)
+    for nic in nics:
+        found = real.get(nic.port)
+        if found is None:
+            sheet.note(Code.PORT_UNKNOWN, _thing(nic), f"switch {name} has no port {nic.port}")
+            continue
+        sheet.count("ports_in_use", found != ISOLATED)
+        wanted = before.get(nic.id)
+        if wanted is None or wanted != after.get(nic.id) or found == wanted:
+            continue  # as it should be, or somebody changes it at this moment
+        message = f"carries VLAN {found}, should carry {wanted}"
+        sheet.note(Code.PORT_NOT_ISOLATED if wanted == ISOLATED else Code.PORT_DIFFERS, _thing(nic), message)
+
+
+def _wanted(parts: Parts, nics: Sequence[Nic]) -> dict[UUID, PortVlans]:
+    """Return what ports should carry, those left out that an operation is about to change."""
+    with parts.db.read() as session:
+        claimed = claims(session)
+        return {nic.id: vlans_of(session, nic.id) for nic in nics if nic.node_id not in claimed}
+
+
+def _thing(nic: Nic) -> str:
+    return f"port {nic.port} of switch {nic.switch} (node {nic.node.name})"

@@ -1,0 +1,163 @@
+"""How volumes go: at once, or into Ceph's trash for as long as clones of them live.
+
+An image that has clones cannot be removed, but it can be put into the trash and be forgotten. Ceph keeps its
+content as long as a clone needs it. Whoever removes the last clone removes it for good.
+"""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from bmi.drivers.storage import Kind, Volume
+from bmi.drivers.storage.rbd.bindings import rbd
+from bmi.drivers.storage.rbd.fencing import cut_off, watchers
+from bmi.drivers.storage.rbd.names import MARK, volume_named
+from bmi.drivers.storage.rbd.session import Session
+from bmi.drivers.storage.rbd.whole import is_whole, user_snapshots
+
+_OLD = timedelta(minutes=10)  # far longer than a living process takes between two of its steps
+
+
+def remove(session: Session, volume: Volume) -> bool:
+    """Remove a volume, whole or half-made, and cut off whoever still has it open.
+
+    Returns:
+        Whether there was anything.
+    """
+    name = str(volume)
+    parent, cloned = _strip(session, name, read_only=volume.kind is Kind.DISK)
+    try:
+        if cloned:
+            session.rbd.trash_move(session.pool, name, 0)
+        else:
+            session.rbd.remove(session.pool, name)
+    except rbd.ImageNotFound:
+        return False
+    purge(session, parent)
+    return True
+
+
+def sweep(session: Session, volume: Volume) -> None:
+    """Remove a volume that a process left half-made when it died, and what it left on a whole one."""
+    with suppress(rbd.ImageNotFound, rbd.ImageBusy, rbd.ImageHasSnapshots):
+        if _left_behind(session, volume):
+            remove(session, volume)
+        elif volume.kind is Kind.DISK:
+            _sweep_snapshots(session, volume)
+
+
+def sweep_trash(session: Session) -> None:
+    """Remove from the trash what nobody needs any more."""
+    for entry in list(session.rbd.trash_list(session.pool)):
+        purge(session, entry["id"])
+
+
+def purge(session: Session, id: str | None) -> None:
+    """Remove an image for good if it is in the trash without clones, and then its parents.
+
+    What others than BMI put into the trash stays.
+
+    Args:
+        session: The session.
+        id: Ceph's id of the image; None for none.
+    """
+    while id is not None:
+        try:
+            if volume_named(session.rbd.trash_get(session.pool, id)["name"]) is None:
+                return
+            parent = parent_of(session, id=id)
+            session.rbd.trash_remove(session.pool, id, True)
+        except (rbd.ImageNotFound, rbd.ImageHasSnapshots, rbd.ImageBusy):
+            return  # it is not in the trash, has clones, or another one is about it
+        id = parent
+
+
+def parent_of(session: Session, name: str | None = None, *, id: str | None = None) -> str | None:
+    """Return Ceph's id of the image that an image was cloned from, None if it depends on none."""
+    try:
+        with session.image(name, id=id) as image:
+            return parent_id(image)
+    except rbd.ImageNotFound:
+        return None
+
+
+def parent_id(image: Any) -> str | None:
+    """Return Ceph's id of the image that an open image was cloned from, None if it depends on none."""
+    try:
+        return str(image.parent_id())
+    except rbd.ImageNotFound:
+        return None
+
+
+def _strip(session: Session, name: str, *, read_only: bool) -> tuple[str | None, bool]:
+    """Take an image's users and snapshots away.
+
+    Args:
+        session: The session.
+        name: The image.
+        read_only: Whether it is opened without a right to change it first, which is less work where there are
+            no snapshots.
+
+    Returns:
+        Ceph's id of its parent, and whether clones hold any of its snapshots.
+    """
+    try:
+        with session.image(name, read_only=read_only) as image:
+            # Nobody may use it any more. One who died without closing it would be waited for.
+            if others := watchers(session, image):
+                cut_off(session, image, others)
+            snapshots = user_snapshots(image)
+            if not (read_only and snapshots):
+                for snapshot in snapshots:
+                    with suppress(rbd.ImageNotFound):
+                        image.remove_snap(snapshot)
+                # Those that have clones are still there, under names that Ceph gave them.
+                return parent_id(image), any(True for _ in image.list_snaps())
+    except rbd.ImageNotFound:
+        return None, False
+    return _strip(session, name, read_only=False)
+
+
+def _left_behind(session: Session, volume: Volume) -> bool:
+    """Say whether a volume is half-made, or half-removed, by a process that is gone."""
+    if is_whole(session, volume):
+        return False
+    try:
+        with session.image(str(volume)) as image:
+            # Looked at once more when nobody has it open: its maker may have ended in between, and well.
+            if watchers(session, image) or is_whole(session, volume):
+                return False
+            marked, cloned = MARK in dict(image.metadata_list()), parent_id(image) is not None
+            if marked and cloned:
+                # Perhaps a snapshot in the making, between two steps: nobody has it open then.
+                return _age(image.create_timestamp()) > _OLD
+            # What has neither may be somebody else's, whatever its name.
+            return marked or (cloned and _child_of_ours(image))
+    except rbd.ImageNotFound:
+        return True
+
+
+def _child_of_ours(image: Any) -> bool:
+    return volume_named(image.get_parent_image_spec()["image_name"]) is not None
+
+
+def _sweep_snapshots(session: Session, volume: Volume) -> None:
+    """Remove the snapshots on a disk whose images were never made, or are made and need them no more."""
+    with session.image(str(volume)) as image:
+        stale = list(_stale_snapshots(image))
+    if stale:
+        with session.image(str(volume), read_only=False) as image:
+            for name in stale:
+                image.remove_snap(name)
+
+
+def _stale_snapshots(image: Any) -> Iterator[str]:
+    for snapshot in image.list_snaps():
+        if volume_named(snapshot["name"]) and _age(image.get_snap_timestamp(snapshot["id"])) > _OLD:
+            yield snapshot["name"]
+
+
+def _age(made: datetime) -> timedelta:
+    """Return how long ago a time was that the bindings give, in UTC without saying so."""
+    return datetime.now(UTC) - made.replace(tzinfo=UTC)

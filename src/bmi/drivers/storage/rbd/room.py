@@ -1,0 +1,72 @@
+"""How much room the pool has, as far as the cluster says."""
+
+import threading
+import time
+from dataclasses import dataclass
+
+from bmi.drivers.storage.rbd.failures import MAKE_ROOM
+from bmi.drivers.storage.rbd.options import RbdOptions
+from bmi.drivers.storage.rbd.session import Session
+from bmi.errors import StorageFull
+
+_FRESH = 1.0  # seconds; the cluster's own figures are no newer than that
+
+
+@dataclass(frozen=True)
+class Room:
+    """Room in the pool, in bytes."""
+
+    total: int
+    free: int
+    """What may be used, the reserve left out."""
+
+
+class Gauge:
+    """Asks the cluster for the pool's room, and remembers the answer for a moment."""
+
+    def __init__(self, options: RbdOptions) -> None:
+        self._options = options
+        self._lock = threading.Lock()
+        self._read: tuple[float, Room | None] = (0.0, None)
+
+    def room(self, session: Session) -> Room | None:
+        """Return the pool's room as the cluster has it now, or None if the cluster does not say.
+
+        It needs a manager (ceph-mgr) for that. A quota is room that others cannot take; without one the pool
+        shares what the cluster has left.
+        """
+        pools = session.mon("df", detail="detail")["pools"]
+        stats = next((each["stats"] for each in pools if each["name"] == self._options.pool), None)
+        room = None
+        if stats is not None and (stats["max_avail"] or stats["stored"]):
+            used, free, quota = stats["stored"], stats["max_avail"], stats["quota_bytes"]
+            if quota:
+                free = min(free, max(0, quota - used))
+            room = Room(used + free, max(0, free - self._options.reserve))
+        with self._lock:
+            self._read = (time.monotonic(), room)
+        return room
+
+    def require(self, session: Session, needed: int, failure: str) -> None:
+        """Make sure that there is room.
+
+        Args:
+            session: The session.
+            needed: Bytes.
+            failure: What fails without, as in `disk-1 could not be made`.
+
+        Raises:
+            StorageFull: There is not enough.
+        """
+        with self._lock:
+            when, room = self._read
+        if time.monotonic() - when > _FRESH:
+            room = self.room(session)
+        if room and room.free <= needed:
+            takes = f"it takes {needed} bytes, and " if needed else ""
+            reserve = self._options.reserve
+            raise StorageFull(
+                f"{failure}: {takes}pool {self._options.pool} has {room.free} bytes free "
+                f"beside {reserve} in reserve",
+                next_step=MAKE_ROOM,
+            )

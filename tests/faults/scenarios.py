@@ -1,0 +1,301 @@
+"""Every workflow, in the ways in which it is asked for, cancelled, undone and repeated."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import select
+
+from bmi.access.models import Project
+from bmi.ids import new_id
+from bmi.images.models import Disk, Image
+from bmi.legacy.models import LegacyVolume
+from bmi.provisioning.models import Operation
+from tests.faults.faulty import VERBS, Fault, Point
+from tests.faults.house import IMAGE, NETWORK, PROJECT, House
+
+Ask = Callable[[House], UUID]
+
+
+def _nothing(house: House) -> None:
+    pass
+
+
+def _wait(house: House, id: UUID) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One operation, from a state of its own."""
+
+    verb: str
+    how: str
+    """What distinguishes it from others of the same verb."""
+    ask: Ask
+    before: Callable[[House], None] = _nothing
+    """Makes the state, without faults."""
+    during: Callable[[House, UUID], None] = _wait
+    """What somebody else does while it runs."""
+    planted: Mapping[tuple[str, str, int], Fault] = field(default_factory=dict)
+    """What goes wrong in any case, so that the way back is gone."""
+    good: str = "succeeded"
+    """In which state it ends when nothing else goes wrong, not even what is planted."""
+    points: Callable[[Point], bool] = lambda point: True
+    """Which of its points are no other scenario's."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in lists."""
+        return f"{self.verb} {self.how}".strip()
+
+
+def _provision(**more: Any) -> Ask:
+    body = {"image": IMAGE, "network": NETWORK, "project": PROJECT, "until": "power", **more}
+    return lambda house: house.ask("POST", "/nodes/n1/provision", body)
+
+
+def _asking(method: str, path: str, body: dict[str, Any] | None = None) -> Ask:
+    return lambda house: house.ask(method, path, body)
+
+
+def _active(house: House) -> None:
+    house.ended(_provision()(house))
+
+
+def _broken(house: House) -> None:
+    """A node whose boot was given up on."""
+    house.ended(_provision(until="up", deadline=0.05)(house))
+
+
+def _with_disk(house: House) -> None:
+    house.done("POST", "/disks", {"name": "d1", "image": IMAGE, "project": PROJECT})
+
+
+def _with_network(house: House) -> None:
+    house.done("POST", "/networks", {"name": "net2", "project": PROJECT})
+
+
+def _with_image(house: House) -> None:
+    _with_disk(house)
+    house.done("POST", f"/disks/d1/snapshot?project={PROJECT}", {"name": "shot"})
+
+
+def _imported(house: House) -> None:
+    """The rows that an import makes: a golden image and a disk that was cloned from it."""
+    house.to_adopt("7img1")
+    house.to_adopt("7img5")
+    with house.parts.db.write() as session:
+        project = Project(id=new_id(), name="old")
+        image = Image(
+            id=new_id(), name="old", project_id=project.id, state="creating", origin="import", size=0
+        )
+        disk = Disk(
+            id=new_id(), name="web", project_id=project.id, image_id=image.id, state="creating", size=0
+        )
+        for row in (project, image, disk):
+            session.add(row)
+            session.flush()
+        for number, of in ((1, {"image_id": image.id}), (5, {"disk_id": disk.id})):
+            session.add(
+                LegacyVolume(id=new_id(), backend_name=f"7img{number}", old_name="x", old_project="old", **of)
+            )
+
+
+def _failed(ask: Ask, family: str, verb: str, before: Callable[[House], None] = _nothing) -> Any:
+    """Return what makes a state in which an operation has failed at some call, and stands as it is."""
+
+    def make(house: House) -> None:
+        before(house)
+        house.faults.choose = lambda point: (
+            Fault.FAILS_FOR_GOOD if (point.family, point.verb) == (family, verb) else None
+        )
+        house.faults.armed = True
+        operation = house.ended(ask(house))
+        house.faults.armed = False
+        assert operation["state"] == "failed", operation
+
+    return make
+
+
+def _retry(house: House) -> UUID:
+    """Ask for the last operation again."""
+    with house.parts.db.read() as session:
+        last = session.scalars(select(Operation.id).order_by(Operation.id.desc()).limit(1)).one()
+    return house.ask("POST", f"/operations/{last}/retry")
+
+
+def _retried(
+    verb: str, ask: Ask, at: tuple[str, str], before: Callable[[House], None] = _nothing
+) -> Scenario:
+    return Scenario(
+        verb,
+        "retried",
+        _retry,
+        _failed(ask, *at, before),
+        points=lambda point: (point.family, point.verb) == at or point.step in ("begin", "end"),
+    )
+
+
+def _cancel_at(step: str) -> Callable[[House, UUID], None]:
+    def cancel(house: House, id: UUID) -> None:
+        if house.at_step(id, step):
+            house.api.post(f"/v1/operations/{id}/cancel")
+
+    return cancel
+
+
+def _steps(*names: str) -> Callable[[Point], bool]:
+    """Say which steps are different here; the others make the calls that they make elsewhere."""
+    return lambda point: point.step in (*names, "end")
+
+
+def _undoing_calls(point: Point) -> bool:
+    return _way_back(point) and point.family in VERBS
+
+
+def _way_back(point: Point) -> bool:
+    return point.step.startswith("undo") or point.step in ("watch", "end")
+
+
+_BUILD = {"name": "built", "size": 1 << 30}
+_GONE = Fault.FAILS_FOR_GOOD
+
+SCENARIOS = (
+    Scenario("node.provision", "from an image", _provision()),
+    Scenario(
+        "node.provision", "from a disk", _provision(image=None, disk="d1"), _with_disk, points=_steps("disk")
+    ),
+    Scenario(
+        "node.provision",
+        "cancelled",
+        _provision(until="up"),
+        during=_cancel_at("watch"),
+        good="cancelled",
+        points=_way_back,
+    ),
+    Scenario(
+        "node.provision", "undone", _provision(), planted={("power", "on", 1): _GONE}, points=_undoing_calls
+    ),
+    Scenario(
+        "node.provision",
+        "given up on",
+        _provision(until="up", deadline=0.05),
+        good="failed",
+        points=_way_back,
+    ),
+    Scenario("node.deprovision", "", _asking("POST", "/nodes/n1/deprovision", {}), _active),
+    Scenario(
+        "node.deprovision",
+        "keeping the disk",
+        _asking("POST", "/nodes/n1/deprovision", {"keep_disk": True}),
+        _active,
+        points=_steps("disk"),
+    ),
+    Scenario(
+        "node.deprovision",
+        "after a failure",
+        _asking("POST", "/nodes/n1/deprovision", {}),
+        _broken,
+        points=_steps("power off"),
+    ),
+    *(
+        Scenario("node.power", action, _asking("POST", "/nodes/n1/power", {"action": action}), _active)
+        for action in ("on", "off", "cycle")
+    ),
+    Scenario(
+        "disk.create", "", _asking("POST", "/disks", {"name": "d2", "image": IMAGE, "project": PROJECT})
+    ),
+    Scenario(
+        "disk.create",
+        "undone",
+        _asking("POST", "/disks", {"name": "d2", "image": IMAGE, "project": PROJECT}),
+        planted={("storage", "clone", 1): Fault.LIES_FAILED},
+        points=_way_back,
+    ),
+    Scenario("disk.delete", "", _asking("DELETE", f"/disks/d1?project={PROJECT}"), _with_disk),
+    Scenario(
+        "disk.snapshot",
+        "",
+        _asking("POST", f"/disks/d1/snapshot?project={PROJECT}", {"name": "s1"}),
+        _with_disk,
+    ),
+    Scenario(
+        "disk.snapshot",
+        "undone",
+        _asking("POST", f"/disks/d1/snapshot?project={PROJECT}", {"name": "s1"}),
+        _with_disk,
+        planted={("storage", "snapshot", 1): Fault.LIES_FAILED},
+        points=_way_back,
+    ),
+    Scenario("disk.flatten", "", _asking("POST", f"/disks/d1/flatten?project={PROJECT}"), _with_disk),
+    Scenario("image.build", "", _asking("POST", "/images/build", _BUILD)),
+    Scenario(
+        "image.build",
+        "undone",
+        _asking("POST", "/images/build", _BUILD),
+        planted={("storage", "import_image", 1): Fault.LIES_FAILED},
+        points=_way_back,
+    ),
+    Scenario(
+        "image.adopt",
+        "",
+        _asking("POST", "/images/adopt", {"name": "taken", "source": "old"}),
+        lambda house: house.to_adopt("old"),
+    ),
+    Scenario(
+        "image.adopt",
+        "undone",
+        _asking("POST", "/images/adopt", {"name": "taken", "source": "old"}),
+        lambda house: house.to_adopt("old"),
+        planted={("storage", "adopt", 1): Fault.LIES_FAILED},
+        points=_way_back,
+    ),
+    Scenario("image.flatten", "", _asking("POST", f"/images/shot/flatten?project={PROJECT}"), _with_image),
+    Scenario("image.delete", "", _asking("DELETE", f"/images/shot?project={PROJECT}"), _with_image),
+    Scenario("network.create", "", _asking("POST", "/networks", {"name": "net3", "project": PROJECT})),
+    Scenario(
+        "network.create",
+        "undone",
+        _asking("POST", "/networks", {"name": "net3", "project": PROJECT}),
+        planted={("dnsmasq", "serve", 1): _GONE},
+        points=_way_back,
+    ),
+    Scenario("network.delete", "", _asking("DELETE", f"/networks/net2?project={PROJECT}"), _with_network),
+    Scenario("legacy.adopt", "", _asking("POST", "/images/adopt-legacy"), _imported),
+    *(
+        Scenario("node.reset", how, _asking("POST", "/nodes/n1/reset", {}), before)
+        for how, before in (
+            ("of an active node", _active),
+            ("of a free node", _nothing),
+        )
+    ),
+    Scenario(
+        "node.reset",
+        "of a failed node",
+        _asking("POST", "/nodes/n1/reset", {}),
+        _broken,
+        points=_steps("power off", "disk"),
+    ),
+    _retried("node.provision", _provision(), ("power", "on")),
+    _retried(
+        "node.deprovision", _asking("POST", "/nodes/n1/deprovision", {}), ("switch", "configure"), _active
+    ),
+    _retried("node.reset", _asking("POST", "/nodes/n1/reset", {}), ("storage", "remove"), _broken),
+    _retried("node.power", _asking("POST", "/nodes/n1/power", {"action": "cycle"}), ("power", "on"), _active),
+    _retried(
+        "disk.delete", _asking("DELETE", f"/disks/d1?project={PROJECT}"), ("storage", "remove"), _with_disk
+    ),
+    _retried("image.build", _asking("POST", "/images/build", _BUILD), ("storage", "import_image")),
+    _retried(
+        "network.create", _asking("POST", "/networks", {"name": "net3", "project": PROJECT}), ("leg", "up")
+    ),
+    _retried(
+        "network.delete",
+        _asking("DELETE", f"/networks/net2?project={PROJECT}"),
+        ("leg", "down"),
+        _with_network,
+    ),
+    _retried("legacy.adopt", _asking("POST", "/images/adopt-legacy"), ("storage", "clone"), _imported),
+)
