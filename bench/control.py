@@ -17,7 +17,8 @@ from typing import Any
 
 from bench.output import emit, report
 from bmi.api.access import ProjectCreate
-from bmi.api.images import DiskCreate, ImageBuild, SnapshotCreate
+from bmi.api.disks import DiskCreate, SnapshotCreate
+from bmi.api.images import ImageBuild
 from bmi.api.networks import NetworkCreate
 from bmi.api.nodes import Deprovision, Milestone, Provision
 from bmi.api.operations import Operation

@@ -30,6 +30,7 @@ from bmi.gateways.place import PLACES, Place
 from bmi.gateways.supervision import Supervisor
 from bmi.http import PROBLEMS, Service, answer_errors
 from bmi.ids import short
+from bmi.images import disk_routes as disks_routes
 from bmi.images import routes as images_routes
 from bmi.networks import routes as networks_routes
 from bmi.nodes import routes as nodes_routes
@@ -213,6 +214,7 @@ def build_app(parts: Parts, roles: Collection[Role] = EVERYTHING) -> FastAPI:
         nodes_routes,
         networks_routes,
         images_routes,
+        disks_routes,
         operations_routes,
         doctor_routes,
     ):

@@ -3,7 +3,7 @@
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import ForeignKey
+from sqlalchemy import BigInteger, ForeignKey
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from bmi.api.access import Role
@@ -25,6 +25,11 @@ class Project(Table):
 
     name: Mapped[str] = mapped_column(unique=True)
     created_at: Mapped[datetime] = mapped_column(default=now)
+    max_images: Mapped[int | None]
+    """How many images it may own; any number if None, as in the next three."""
+    max_disks: Mapped[int | None]
+    max_image_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    max_disk_bytes: Mapped[int | None] = mapped_column(BigInteger)
 
 
 class Token(Table):

@@ -1,4 +1,4 @@
-"""Images and disks on the wire."""
+"""Images on the wire."""
 
 from datetime import datetime
 from typing import Literal
@@ -53,40 +53,9 @@ class Image(Response):
     name: str
     project: str | None
     state: Literal["creating", "ready", "removing"]
-    origin: Literal["build", "import", "snapshot"]
+    origin: Literal["build", "import", "snapshot", "copy"]
     parent: UUID | None
     parent_name: str | None
     size: int
     usage: Usage | None = Field(None, description="Not in lists, and null where the storage cannot say")
     created_at: datetime
-
-
-class DiskCreate(Request):
-    """A disk to make from an image."""
-
-    name: Name
-    image: str
-    project: str | None = None
-    size: int | None = Field(None, gt=0, le=64 * 1024**4, description="Bytes; the image's size if absent")
-
-
-class Disk(Response):
-    """A writable copy-on-write clone of an image."""
-
-    id: UUID
-    name: str
-    project: str
-    state: Literal["creating", "ready", "removing"]
-    image: UUID | None
-    image_name: str | None
-    node: str | None
-    """Name of the node that boots from it."""
-    size: int
-    usage: Usage | None = Field(None, description="Not in lists, and null where the storage cannot say")
-    created_at: datetime
-
-
-class SnapshotCreate(Request):
-    """An image to make from a disk, as the disk is now."""
-
-    name: Name

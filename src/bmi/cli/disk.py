@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from bmi.api.images import DiskCreate, SnapshotCreate
+from bmi.api.disks import DiskCreate, SnapshotCreate
 from bmi.cli import apps, complete, options, output
 from bmi.cli.progress import finish
 from bmi.cli.session import connect

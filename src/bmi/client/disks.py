@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from uuid import UUID
 
-from bmi.api.images import Disk, DiskCreate, SnapshotCreate
+from bmi.api.disks import Disk, DiskCreate, SnapshotCreate
 from bmi.api.operations import Operation
 from bmi.client.transport import Transport
 

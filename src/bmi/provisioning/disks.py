@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from bmi.access.policy import Action, Caller, authorize
 from bmi.access.service import find_owned, flush_new, owner
-from bmi.api.images import DiskCreate, SnapshotCreate
+from bmi.api.disks import DiskCreate, SnapshotCreate
 from bmi.api.operations import Ending
 from bmi.drivers import Outcome
 from bmi.drivers.storage import Kind, Volume

@@ -1,0 +1,87 @@
+"""HTTP of disks."""
+
+from fastapi import APIRouter, Response
+from sqlalchemy.orm import Session
+
+from bmi.access.policy import Action
+from bmi.access.service import find_owned, select_visible
+from bmi.api import disks as wire
+from bmi.api.common import Page
+from bmi.api.operations import Operation
+from bmi.db import page
+from bmi.drivers.storage import Kind, Volume
+from bmi.http import InProject, Pages, TheService, Who
+from bmi.images.models import Disk
+from bmi.images.service import node_of
+from bmi.images.usage import usage_of
+from bmi.provisioning import disks
+from bmi.provisioning.accept import accept
+
+router = APIRouter()
+
+
+@router.post("/disks", status_code=202, tags=["disks"])
+def create_disk(service: TheService, who: Who, body: wire.DiskCreate, response: Response) -> Operation:
+    """Clone an image."""
+    return accept(service, response, lambda session: disks.ask_create(session, who, body))
+
+
+@router.get("/disks", tags=["disks"])
+def list_disks(service: TheService, who: Who, paging: Pages, project: InProject = None) -> Page[wire.Disk]:
+    """List the project's disks, oldest first."""
+    with service.parts.db.read() as session:
+        query = select_visible(session, who, Disk, Action.DISK_READ, project)
+        rows, following = page(session, query, Disk, limit=paging.limit, cursor=paging.cursor)
+        return Page(items=[_disk(session, row) for row in rows], next=following)
+
+
+@router.get("/disks/{disk}", tags=["disks"])
+def show_disk(service: TheService, who: Who, disk: str, project: InProject = None) -> wire.Disk:
+    """Show a disk."""
+    with service.parts.db.read() as session:
+        row = find_owned(session, who, Disk, disk, Action.DISK_READ, project=project)
+        found = _disk(session, row)
+    return found.model_copy(update={"usage": usage_of(service.parts.storage, Volume(Kind.DISK, found.id))})
+
+
+@router.post("/disks/{disk}/flatten", status_code=202, tags=["disks"])
+def flatten_disk(
+    service: TheService, who: Who, disk: str, response: Response, project: InProject = None
+) -> Operation:
+    """Make a disk independent of its image, by copying what they have in common; a node may run on it."""
+    return accept(service, response, lambda session: disks.ask_flatten(session, who, disk, project))
+
+
+@router.delete("/disks/{disk}", status_code=202, tags=["disks"])
+def delete_disk(
+    service: TheService, who: Who, disk: str, response: Response, project: InProject = None
+) -> Operation:
+    """Remove a disk that no node boots from."""
+    return accept(service, response, lambda session: disks.ask_delete(session, who, disk, project))
+
+
+@router.post("/disks/{disk}/snapshot", status_code=202, tags=["disks"])
+def snapshot_disk(
+    service: TheService,
+    who: Who,
+    disk: str,
+    body: wire.SnapshotCreate,
+    response: Response,
+    project: InProject = None,
+) -> Operation:
+    """Make an image of a disk as it is now; a node may be running on it."""
+    return accept(service, response, lambda session: disks.ask_snapshot(session, who, disk, project, body))
+
+
+def _disk(session: Session, row: Disk) -> wire.Disk:
+    return wire.Disk(
+        id=row.id,
+        name=row.name,
+        project=row.project.name,
+        state=row.state,
+        image=row.image_id,
+        image_name=row.image.name if row.image else None,
+        node=node_of(session, row),
+        size=row.size,
+        created_at=row.created_at,
+    )
