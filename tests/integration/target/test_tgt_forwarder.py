@@ -1,8 +1,11 @@
 """The forwarder between a leg, in which only the tenant is, and the host, where Ceph is."""
 
+import errno
 import random
+import signal
 import socket
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from ipaddress import IPv4Address
@@ -13,7 +16,7 @@ import psutil
 import pytest
 
 from bmi.drivers import Outcome
-from bmi.drivers.target import Export, Portal
+from bmi.drivers.target import Export, Portal, tgt_forwarder_control
 from bmi.drivers.target.tgt import TgtTarget
 from bmi.errors import BadRequest, CommandFailed, TargetError
 from bmi.netns import call_inside
@@ -124,6 +127,7 @@ def test_a_flood_of_connections_shuts_nobody_out(
         )
         assert wire.initiator(portal, export).size(1) == 64 * MIB
         assert wire.initiator(beside, neighbour).size(1) == MIB
+        assert not target.end_if_hung(portal.id)
         # Those who say nothing are sent away before tgtd hears of them.
         silent = stack.enter_context(connect(wire, beside, STRANGER))
         wait_until(lambda: is_closed(silent), deadline=30, what="the silent one to be closed", next_step="-")
@@ -151,6 +155,56 @@ def test_sessions_come_back_when_the_forwarder_was_killed(
         assert busy.poll() is None
     assert tgtd(target, portal) == served_by
     assert forwarder(target, portal) != led_by
+
+
+@pytest.mark.parametrize("found_running", [False, True])
+def test_a_forwarder_that_hangs_is_replaced_and_its_tgtd_goes_on(
+    wire: Wire, make_target: Callable[..., TgtTarget], portal: Portal, export: Export, found_running: bool
+) -> None:
+    first = make_target(answer_deadline=1)
+    first.serve(portal, [export])
+    target = make_target(answer_deadline=1) if found_running else first
+    ended = serve_again_when_it_ends(target, portal, export)
+    served_by, led_by = tgtd(target, portal), forwarder(target, portal)
+    with wire.initiator(portal, export).session(busy=True) as busy:
+        wait_until(lambda: target.sessions(portal.id), deadline=20, what="the log-in", next_step="-")
+        assert not target.end_if_hung(portal.id)
+        led_by.signal(signal.SIGSTOP)
+
+        assert target.end_if_hung(portal.id)
+
+        wait_until(
+            lambda: target.exports(portal.id), deadline=20, what="another one to be started", next_step="-"
+        )
+        assert busy.poll() is None
+    assert ended == [portal.id]
+    assert tgtd(target, portal) == served_by
+    assert forwarder(target, portal) != led_by
+    assert wire.initiator(portal, export).size(1) == 64 * MIB
+    assert not target.end_if_hung(portal.id)
+    target.close()  # what the other one stops is not to be served again
+
+
+def test_one_who_asks_a_busy_forwarder_waits_for_his_turn(
+    target: TgtTarget, portal: Portal, export: Export
+) -> None:
+    target.serve(portal, [export])
+    led_by = forwarder(target, portal)
+    led_by.signal(signal.SIGSTOP)
+    folder = target._server(portal.id).folder
+    with ExitStack() as stack, ThreadPoolExecutor(1) as thread:
+        path = stack.enter_context(tgt_forwarder_control._short(folder))
+        full = False
+        while not full:
+            waiting = stack.enter_context(socket.socket(socket.AF_UNIX))
+            waiting.setblocking(False)
+            full = waiting.connect_ex(path) == errno.EAGAIN
+        asked = thread.submit(target.end_if_hung, portal.id)
+        with pytest.raises(TimeoutError):
+            asked.result(0.3)
+        led_by.signal(signal.SIGCONT)
+        assert asked.result(10) is False
+    assert forwarder(target, portal) == led_by
 
 
 def test_a_restarted_bmi_finds_both_processes_and_ends_both(

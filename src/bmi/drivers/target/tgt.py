@@ -166,11 +166,11 @@ class TgtTarget:
             return Outcome.DONE if ran else Outcome.ALREADY
 
     def end_if_hung(self, portal: UUID) -> bool:
-        """End a portal's tgtd that runs and does not answer in time; returns whether there was one."""
+        """End a portal's tgtd, or its forwarder, that runs and does not answer in time."""
         with self._locks.held(portal):
             server = self._server(portal)
             if not server.hangs():
-                return False
+                return self._end_forwarder_if_hung(server)
             # Only tgtd's own end is told of, not that of its forwarder, which goes with it.
             self._forgive(server.forwarder.process())
             server.kill()
@@ -282,6 +282,14 @@ class TgtTarget:
             if before is not None and watched and before.alive():  # the new one could not listen
                 with self._guard:
                     self._watched.add(before.pid)
+        return True
+
+    def _end_forwarder_if_hung(self, server: TgtServer) -> bool:
+        """End a forwarder that hangs, so that another one is started; tgtd goes on."""
+        if not server.forwarder.hangs(deadline=self._options.answer_deadline):
+            return False
+        log.warning("the forwarder of %s does not answer", server.folder.name)
+        server.forwarder.kill()
         return True
 
     def _close_images(self, server: TgtServer) -> None:

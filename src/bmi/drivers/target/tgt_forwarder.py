@@ -19,6 +19,7 @@ import psutil
 
 from bmi import netns, processes
 from bmi.drivers.target import Portal
+from bmi.drivers.target import tgt_forwarder_control as control
 from bmi.drivers.target.tgt_ports import NAMESPACES, connected, port_taken
 from bmi.errors import CommandFailed, DeadlineExceeded, LegError, PortTaken, TargetError
 from bmi.processes import Process
@@ -56,6 +57,9 @@ global
     nbthread 1
     maxconn {_CONNECTIONS}
     tune.bufsize 65536
+    stats socket fd@{{control}} level user
+    stats timeout {_SILENCE}s
+    stats maxconn 64
 listen portal
     mode tcp
     bind fd@{{descriptor}}
@@ -139,6 +143,12 @@ class Forwarder:
             return set()
         return connected(table, route.address, route.port)
 
+    def hangs(self, *, deadline: float) -> bool:
+        """Say whether it runs and does not answer within so many seconds."""
+        if self.process() is None or control.answers(self._folder, deadline=deadline):
+            return False
+        return self.process() is not None
+
     def kill(self) -> None:
         """End it, and all connections over it.
 
@@ -173,17 +183,8 @@ class Forwarder:
             return _listen(portal)
 
     def _launch(self, listener: socket.socket, route: _Route) -> Process:
-        self._configuration.write_text(
-            _CONFIGURATION.format(descriptor=listener.fileno(), destination=route.destination)
-        )
         try:
-            process = processes.start(
-                ["haproxy", "-q", "-db", "-f", self._configuration],
-                record=self._record,
-                log=self._log,
-                env={_ROUTE: json.dumps(asdict(route)), _FOLDER: str(self._folder)},
-                pass_fds=[listener.fileno()],
-            )
+            process = self._start(listener, route)
             wait_until(
                 lambda: self._is_ready(process),
                 deadline=_START_DEADLINE,
@@ -194,6 +195,21 @@ class Forwarder:
         except (CommandFailed, DeadlineExceeded) as error:
             raise TargetError(error.message, next_step=error.next_step) from error
         return process
+
+    def _start(self, listener: socket.socket, route: _Route) -> Process:
+        with control.listen(self._folder) as asked:
+            self._configuration.write_text(
+                _CONFIGURATION.format(
+                    descriptor=listener.fileno(), control=asked.fileno(), destination=route.destination
+                )
+            )
+            return processes.start(
+                ["haproxy", "-q", "-db", "-f", self._configuration],
+                record=self._record,
+                log=self._log,
+                env={_ROUTE: json.dumps(asdict(route)), _FOLDER: str(self._folder)},
+                pass_fds=[listener.fileno(), asked.fileno()],
+            )
 
     def _is_ready(self, process: Process) -> bool:
         """Say whether it has given up root's rights, which it does when all else is done."""
