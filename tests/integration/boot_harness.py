@@ -5,7 +5,6 @@ host's loopback, where a private tgtd and a small web server listen.
 """
 
 import contextlib
-import io
 import os
 import shutil
 import socket
@@ -21,8 +20,8 @@ from urllib.parse import parse_qs
 from uuid import uuid4
 
 import psutil
-import pycdlib
 
+from bmi.boot.seed import SeedContent, build_seed
 from bmi.errors import CommandFailed
 from bmi.images.debian import Recipe, build
 from bmi.run import run
@@ -209,13 +208,15 @@ class BootLab:
         folder.mkdir()
         disk, seed, instance_id = folder / "disk.raw", folder / "seed.iso", uuid4().hex
         run(["cp", "--sparse=always", image, disk])
+        mac = f"52:54:00:{os.urandom(3).hex(':')}"
         public = (key or self.key).with_suffix(".pub").read_text()
-        write_seed(seed, name, instance_id, f"http://{HOST}:{self._http_port}/phone-home/{name}", public)
+        url = f"http://{HOST}:{self._http_port}/phone-home/{name}"
+        seed.write_bytes(build_seed(SeedContent(instance_id, name, (public,), None, url, mac)))
         export = _Export(name, disk, seed)
         self._serve(export)
         self._exports.append(export)
         ssh_port = _free_port()
-        words = self._machine(name, folder, firmware, memory, ssh_port)
+        words = self._machine(name, folder, firmware, memory, ssh_port, mac)
         with (folder / "qemu.log").open("wb") as log:
             process = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, bufsize=0
@@ -226,7 +227,7 @@ class BootLab:
         return node
 
     def _machine(
-        self, name: str, folder: Path, firmware: Firmware, memory: int, ssh_port: int
+        self, name: str, folder: Path, firmware: Firmware, memory: int, ssh_port: int, mac: str
     ) -> list[str | Path]:
         script = f"http://{HOST}:{self._http_port}/script/{name}"
         # fmt: off
@@ -235,7 +236,7 @@ class BootLab:
             "-no-user-config", "-nodefaults", "-display", "none", "-vga", "none",
             "-boot", "order=n,reboot-timeout=3000",
             "-netdev", f"user,id=n0,bootfile={script},hostfwd=tcp:127.0.0.1:{ssh_port}-:22",
-            "-device", f"virtio-net-pci,netdev=n0,mac=52:54:00:{os.urandom(3).hex(':')}",
+            "-device", f"virtio-net-pci,netdev=n0,mac={mac}",
             "-chardev", "stdio,id=s0,signal=off", "-device", "isa-serial,chardev=s0",
             "-monitor", f"unix:{folder / 'monitor'},server=on,wait=off",
         ]
@@ -339,44 +340,6 @@ def new_key(path: Path) -> Path:
     """Make an SSH key pair, and return the secret one's path."""
     run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path])
     return path
-
-
-def write_seed(path: Path, hostname: str, instance_id: str, url: str, keys: str) -> None:
-    """Write a seed volume as the boot service does: NoCloud files, and the same for BMI's own script."""
-    user_data = f"""#cloud-config
-hostname: {hostname}
-ssh_authorized_keys:
-- {keys.strip()}
-phone_home:
-  url: {url}
-  post: [instance_id, hostname, pub_key_ed25519]
-  tries: 5
-"""
-    files = {
-        "meta-data": f"instance-id: {instance_id}\nlocal-hostname: {hostname}\n",
-        "user-data": user_data,
-        "vendor-data": "#cloud-config\n{}\n",
-        "network-config": "version: 2\nethernets:\n  nic:\n    match: {name: 'e*'}\n    dhcp4: true\n",
-        "bmi/hostname": f"{hostname}\n",
-        "bmi/authorized_keys": keys,
-        "bmi/phone-home-url": f"{url}\n",
-        "bmi/instance-id": f"{instance_id}\n",
-    }
-    iso = pycdlib.PyCdlib()
-    iso.new(vol_ident="cidata", joliet=3, rock_ridge="1.09")
-    iso.add_directory("/BMI", rr_name="bmi", joliet_path="/bmi")
-    for number, (name, text) in enumerate(files.items()):
-        folder = "/BMI" if name.startswith("bmi/") else ""
-        content = text.encode()
-        iso.add_fp(
-            io.BytesIO(content),
-            len(content),
-            f"{folder}/F{number}.;1",
-            rr_name=name.removeprefix("bmi/"),
-            joliet_path=f"/{name}",
-        )
-    iso.write(str(path))
-    iso.close()
 
 
 def _read_serial(node: Node) -> None:

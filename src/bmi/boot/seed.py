@@ -15,6 +15,8 @@ import io
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from email.mime.multipart import MIMEMultipart
+from email.mime.text import MIMEText
 from typing import Any
 
 import pycdlib
@@ -29,6 +31,24 @@ _KEYS_AT_MOST = 64
 _KEY_LENGTH = 4096  # characters; an RSA key of 16,384 bits has 2,800
 _USER_DATA_SIZE = 256 * 1024  # bytes
 _PHONE_HOME_TRIES = 10  # cloud-init waits longer and longer between them
+
+_BOUNDARY = "===== next part of the vendor data ====="
+
+# cloud-init adds keys to those that are there. It runs this before, at every boot. The accounts are the two that it
+# gives keys to: root, and the first one, which it makes. The state is written out before keys are added: were it
+# lost in a power cut, they would be removed again, and cloud-init adds them once only.
+_FORGET_KEYS = """\
+#cloud-boothook
+#!/bin/sh
+# BMI: whose keys let him in when another node ran on this content has no business here any more.
+state=/var/lib/bmi/instance-id
+test "$(cat "$state" 2>/dev/null)" = "$INSTANCE_ID" && exit 0
+for id in 0 1000; do
+	home=$(getent passwd "$id" | cut -d: -f6)
+	test -n "$home" && rm -f "$home/.ssh/authorized_keys"
+done
+mkdir -p "${state%/*}" && echo "$INSTANCE_ID" >"$state" && sync
+"""
 
 _INSTANCE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _KEY_TYPE = re.compile(
@@ -68,8 +88,7 @@ def build_seed(content: SeedContent) -> bytes:
     )
     instance_id = _check_instance_id(content.instance_id)
     meta_data = {"instance-id": instance_id, "local-hostname": hostname, "public-keys": keys}
-    # In the vendor's part, so that the tenant's stays as it is; what the tenant says about phone_home wins.
-    vendor_data = {"phone_home": {"url": url, "post": "all", "tries": _PHONE_HOME_TRIES}}
+    phone_home = {"url": url, "post": "all", "tries": _PHONE_HOME_TRIES}
     # The card carries the root file system: it must stay up until the very end (cloud-init issue 6915).
     card = {"match": {"macaddress": mac}, "dhcp4": True, "critical": True}
     network_config = {"version": 2, "ethernets": {"boot": card}}
@@ -77,7 +96,7 @@ def build_seed(content: SeedContent) -> bytes:
         {
             "meta-data": _yaml(meta_data),
             "user-data": user_data,
-            "vendor-data": b"#cloud-config\n" + _yaml(vendor_data),
+            "vendor-data": _vendor_data({"phone_home": phone_home}),
             "network-config": _yaml(network_config),
         },
         {
@@ -87,6 +106,18 @@ def build_seed(content: SeedContent) -> bytes:
             "instance-id": f"{instance_id}\n".encode(),
         },
     )
+
+
+def _vendor_data(config: Mapping[str, Any]) -> bytes:
+    """Return BMI's own part, so that the tenant's stays as it is: what the tenant says in it wins.
+
+    In two parts: a script cannot be replaced by what the tenant says, as a command in a cloud-config would be.
+    """
+    parts = {"cloud-boothook": _FORGET_KEYS, "cloud-config": f"#cloud-config\n{_yaml(config).decode()}"}
+    message = MIMEMultipart(boundary=_BOUNDARY)  # always the same, as are the seed's bytes
+    for kind, text in parts.items():
+        message.attach(MIMEText(text, kind, "us-ascii"))
+    return message.as_bytes()
 
 
 def _check_user_data(text: str | None) -> bytes:

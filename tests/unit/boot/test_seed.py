@@ -1,7 +1,9 @@
 import base64
+import email
 import io
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pycdlib
 import pytest
@@ -9,6 +11,7 @@ import yaml
 
 from bmi.boot.seed import SeedContent, build_seed
 from bmi.errors import BadRequest
+from bmi.run import run
 
 
 def key(type: str = "ssh-ed25519", comment: str = " me@desk") -> str:
@@ -73,9 +76,41 @@ def test_cloud_init_is_told_who_the_node_is() -> None:
 
 
 def test_the_report_is_asked_for_in_the_vendors_part() -> None:
-    found = files(build_seed(CONTENT))
-    assert found["/vendor-data"].startswith(b"#cloud-config\n")
-    assert yaml.safe_load(found["/vendor-data"])["phone_home"]["url"] == CONTENT.phone_home_url
+    config = vendor_parts()["text/cloud-config"]
+    assert config.startswith("#cloud-config\n")
+    assert yaml.safe_load(config)["phone_home"]["url"] == CONTENT.phone_home_url
+
+
+def test_keys_that_are_there_already_are_removed_once_for_each_instance(tmp_path: Path) -> None:
+    script = tmp_path / "script"
+    state, homes = tmp_path / "state" / "instance-id", [tmp_path / "root", tmp_path / "first"]
+    text = vendor_parts()["text/cloud-boothook"].removeprefix("#cloud-boothook\n")
+    script.write_text(text.replace("/var/lib/bmi/instance-id", str(state)))
+    getent = tmp_path / "getent"
+    getent.write_text(
+        f'#!/bin/sh\necho "x:x:$2:$2::{tmp_path}/$([ $2 = 0 ] && echo root || echo first):/bin/sh"\n'
+    )
+    getent.chmod(0o755)
+    keys = [home / ".ssh" / "authorized_keys" for home in homes]
+
+    def boot(instance: str) -> list[bool]:
+        """Boot as an instance, and say which accounts kept the keys that they had."""
+        for key in keys:
+            key.parent.mkdir(parents=True, exist_ok=True)
+            key.write_text("ssh-ed25519 AAAA former\n")
+        run(["sh", script], env={"INSTANCE_ID": instance, "PATH": f"{tmp_path}:/usr/bin:/bin"})
+        return [key.exists() for key in keys]
+
+    assert boot("one") == [False, False]
+    assert boot("one") == [True, True]
+    assert boot("two") == [False, False]
+
+
+def vendor_parts() -> dict[str, str]:
+    message = email.message_from_bytes(files(build_seed(CONTENT))["/vendor-data"])
+    return {
+        part.get_content_type(): str(part.get_payload()) for part in message.walk() if not part.is_multipart()
+    }
 
 
 def test_the_card_that_carries_the_disk_is_kept_up() -> None:
