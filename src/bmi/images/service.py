@@ -27,8 +27,12 @@ def require_ready(thing: Image | Disk) -> None:
     """Refuse an image or a disk that is on its way in or out.
 
     Raises:
-        WrongState: It is not ready.
+        WrongState: It is not ready, or in the trash.
     """
+    if isinstance(thing, Image) and thing.deleted_at is not None:
+        raise WrongState(
+            f"image {thing.name} is in the trash", next_step=f"take it out: bmi image undelete {thing.id}"
+        )
     if thing.state != "ready":
         raise WrongState(
             f"{type(thing).__name__.lower()} {thing.name} is {thing.state}",

@@ -22,6 +22,7 @@ from bmi.gateways import service as gateways
 from bmi.gateways.orders import at_gateway
 from bmi.ids import new_id, short
 from bmi.images.models import Disk
+from bmi.images.quota import require_room
 from bmi.images.service import ready_image, refuse_disk_in_use
 from bmi.networks import service as networks
 from bmi.networks.models import Attachment, Network
@@ -144,6 +145,7 @@ def _disk(session: Session, caller: Caller, project: Project, node: Node, reques
         refuse_disk_in_use(session, disk)
         return disk
     image = ready_image(session, caller, str(request.image), project)
+    require_room(session, project.id, disks=1, disk_bytes=image.size)
     disk = Disk(
         id=new_id(),
         name=f"{node.name}-{short(new_id())[:6]}",
