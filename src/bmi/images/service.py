@@ -40,6 +40,13 @@ def require_ready(thing: Image | Disk) -> None:
         )
 
 
+def warning(image: Image | None) -> dict[str, str]:
+    """Return what belongs into the result of an operation that makes something of an image."""
+    if image is None or image.deprecated is None:
+        return {}
+    return {"warning": f"image {image.name} is deprecated: {image.deprecated}"}
+
+
 def node_of(session: Session, disk: Disk) -> str | None:
     """Return the name of the node that boots from a disk."""
     record = session.scalar(select(Boot).where(Boot.disk_id == disk.id))

@@ -15,7 +15,7 @@ from bmi.errors import BadRequest, WrongState
 from bmi.ids import new_id
 from bmi.images.models import Disk, Image
 from bmi.images.quota import require_room
-from bmi.images.service import ready_image, refuse_booted, require_ready
+from bmi.images.service import ready_image, refuse_booted, require_ready, warning
 from bmi.parts import Parts
 from bmi.provisioning.copying import telling
 from bmi.provisioning.engine import Run, workflow
@@ -63,7 +63,7 @@ def _ask_create(session: Session, caller: Caller, disk: Disk, asked: dict[str, A
         f"disk {disk.name}",
         project=disk.project_id,
         disk=disk.id,
-        result={"disk": disk.name},
+        result={"disk": disk.name, **warning(disk.image)},
         asked=asked,
     )
 

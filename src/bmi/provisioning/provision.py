@@ -23,7 +23,7 @@ from bmi.gateways.orders import at_gateway
 from bmi.ids import new_id, short
 from bmi.images.models import Disk
 from bmi.images.quota import require_room
-from bmi.images.service import ready_image, refuse_disk_in_use
+from bmi.images.service import ready_image, refuse_disk_in_use, warning
 from bmi.networks import service as networks
 from bmi.networks.models import Attachment, Network
 from bmi.nodes.models import Node
@@ -95,7 +95,12 @@ def ask(session: Session, parts: Parts, caller: Caller, ref: str, request: Provi
             "until": request.until,
             "deadline": request.deadline,
         },
-        result={"node": node.name, "disk": disk.name, "address": attachment.address},
+        result={
+            "node": node.name,
+            "disk": disk.name,
+            "address": attachment.address,
+            **(warning(disk.image) if request.image else {}),
+        },
         asked=request.model_dump(mode="json") | {"project": str(project.id)},
     )
     _refuse_unavailable(node)

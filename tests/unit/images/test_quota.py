@@ -1,4 +1,6 @@
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
 from uuid import UUID
 
 import pytest
@@ -11,6 +13,7 @@ from bmi.ids import new_id
 from bmi.images.models import Disk, Image
 from bmi.images.quota import Use, require_room, use_of
 from bmi.parts import Parts
+from tests.unit.images.conftest import Tenants
 
 MIB = 1 << 20
 
@@ -126,3 +129,117 @@ def test_the_trash_is_named_where_it_would_help(session: Session, blue: Project)
     with pytest.raises(QuotaExceeded) as caught:
         require_room(session, blue.id, disks=1)
     assert "trash" not in str(caught.value)
+
+
+# --- over the API ----------------------------------------------------------------------------------------
+
+
+def limit(tenants: Tenants, **limits: int | None) -> dict[str, Any]:
+    answer = tenants.admin.patch("/v1/projects/blue/quota", json=limits)
+    assert answer.status_code == 200, answer.text
+    return cast("dict[str, Any]", answer.json())
+
+
+def test_an_admin_sets_limits_and_everybody_in_the_project_sees_them_with_the_use(tenants: Tenants) -> None:
+    tenants.image("web")
+    tenants.image("old")
+    tenants["blue-member"].delete("/v1/images/old")
+    tenants.done(tenants["blue-member"].post("/v1/disks", json={"name": "d", "image": "web"}))
+
+    limit(tenants, images=5, image_bytes=20 * MIB, disks=2)
+    changed = limit(tenants, image_bytes=None, disk_bytes=1 << 50)
+
+    shown = tenants["blue-viewer"].get("/v1/projects/blue").json()
+    assert shown == changed
+    assert shown["quota"] == {"images": 5, "image_bytes": None, "disks": 2, "disk_bytes": 1 << 50}
+    assert shown["use"] == {
+        "images": 2,
+        "image_bytes": 2 * MIB,
+        "disks": 1,
+        "disk_bytes": MIB,
+        "trashed_images": 1,
+        "trashed_image_bytes": MIB,
+    }
+    listed = tenants["blue-viewer"].get("/v1/projects").json()["items"][0]
+    assert (listed["quota"], listed["use"]) == (shown["quota"], None)
+    for wrong in ({"images": -1}, {"disks": 10**7}, {"disk_bytes": 1 << 63}, {"nodes": 1}):
+        assert tenants.admin.patch("/v1/projects/blue/quota", json=wrong).status_code == 422
+    for token, status in (("blue-manager", 403), ("red-manager", 404)):
+        assert tenants[token].patch("/v1/projects/blue/quota", json={"images": 9}).status_code == status
+
+
+def test_whatever_makes_an_image_or_a_disk_is_limited(tenants: Tenants, site: Any) -> None:
+    tenants.image("web")
+    blue, admin = tenants["blue-member"], tenants.admin
+    tenants.done(blue.post("/v1/disks", json={"name": "d", "image": "web"}))
+    tenants.image("other", "red")
+    site.network("net", "blue")
+    site.node("n1", 1)
+    boots = {"image": "web", "network": "net", "project": "blue", "until": "power"}
+    attempts: list[tuple[Any, str, dict[str, Any], str]] = [
+        (blue, "/v1/disks", {"name": "d2", "image": "web"}, "disk"),
+        (blue, "/v1/nodes/n1/provision", boots, "disk"),
+        (blue, "/v1/disks/d/snapshot", {"name": "shot"}, "image"),
+        (blue, "/v1/images/web/copy", {"name": "copy"}, "image"),
+        (admin, "/v1/images/other/move", {"project": "blue"}, "image"),
+        (admin, "/v1/images/build", {"name": "built", "project": "blue"}, "image"),
+        (admin, "/v1/images/adopt", {"name": "taken", "project": "blue", "source": "x"}, "image"),
+    ]
+    before = admin.get("/v1/projects/blue").json()["use"]
+    for limits in ({"images": 1, "disks": 1}, {"image_bytes": 2 * MIB - 1, "disk_bytes": 2 * MIB - 1}):
+        limit(tenants, **{**dict.fromkeys(("images", "disks", "image_bytes", "disk_bytes")), **limits})
+        for caller, path, body, kind in attempts:
+            if path == "/v1/images/adopt" and "images" not in limits:
+                continue  # nobody knows its size yet
+            refused = caller.post(path, json=body)
+            assert (refused.status_code, refused.json()["code"]) == (409, "quota-exceeded"), (
+                path,
+                refused.text,
+            )
+            assert f"{kind}s" in refused.json()["detail"]
+            assert f"bmi project quota blue --{kind}" in refused.json()["next_step"]
+    assert admin.get("/v1/projects/blue").json()["use"] == before
+    assert admin.get("/v1/nodes/n1").json()["state"] == "available"
+    limit(tenants, images=3, disks=3, image_bytes=3 * MIB, disk_bytes=3 * MIB)
+    for caller, path, body, _ in attempts[:3]:
+        tenants.done(caller.post(path, json=body))
+
+
+def test_what_is_adopted_is_limited_when_its_size_is_known(tenants: Tenants, parts: Parts) -> None:
+    folder = parts.settings.state_dir / "storage-memory" / "adopt"
+    (folder / "theirs.raw").write_bytes(bytes(2 * MIB))
+    limit(tenants, image_bytes=MIB)
+    body = {"name": "taken", "project": "blue", "source": "theirs.raw"}
+
+    failed = tenants.site.ended(tenants.admin.post("/v1/images/adopt", json=body))
+
+    assert (failed["ending"], failed["error"]["code"]) == ("undone", "quota-exceeded")
+    assert tenants.names("blue-viewer") == {"golden"}
+    limit(tenants, image_bytes=2 * MIB)
+    tenants.done(tenants.admin.post("/v1/images/adopt", json=body))
+
+
+def test_what_is_removed_for_good_makes_room_and_the_trash_does_not(tenants: Tenants) -> None:
+    tenants.image("web")
+    blue = tenants["blue-member"]
+    limit(tenants, images=1)
+    blue.delete("/v1/images/web")
+
+    refused = blue.post("/v1/images/golden/copy", json={"name": "copy"})
+    assert "1 images of them in the trash" in refused.json()["detail"]
+    tenants.done(blue.post("/v1/images/web/purge"))
+
+    tenants.done(blue.post("/v1/images/golden/copy", json={"name": "copy"}))
+
+
+def test_two_at_once_do_not_pass_the_limit_together(tenants: Tenants) -> None:
+    blue = tenants["blue-member"]
+    limit(tenants, disks=3)
+
+    def make(number: int) -> int:
+        return int(blue.post("/v1/disks", json={"name": f"d{number}", "image": "golden"}).status_code)
+
+    with ThreadPoolExecutor(8) as threads:
+        answers = sorted(threads.map(make, range(8)))
+
+    assert answers == [202] * 3 + [409] * 5
