@@ -104,7 +104,7 @@ def test_a_shared_image_can_be_listed_read_and_cloned_but_not_changed(tenants: T
 
     assert (shared.status_code, shared.json()["project"]) == (200, "red")
     assert tenants.names("red-viewer") == {"golden", "web"}
-    assert red.get("/v1/images/blue:web").json()["visibility"] == "shared"
+    assert red.get("/v1/images/blue%3Aweb").json()["visibility"] == "shared"
     tenants.done(red.post("/v1/disks", json={"name": "d", "image": "blue:web"}))
     assert red.post("/v1/disks", json={"name": "d2", "image": "web"}).status_code == 404
     for method, path, body in (
