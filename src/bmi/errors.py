@@ -87,6 +87,13 @@ class WrongState(BmiError):
     status = 409
 
 
+class QuotaExceeded(BmiError):
+    """The project would own more than it may."""
+
+    code = "quota-exceeded"
+    status = 409
+
+
 # --- what the parts underneath report --------------------------------------------------------------------
 
 

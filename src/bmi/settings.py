@@ -79,6 +79,8 @@ class Images(Section):
 
     Each one makes reading slower. In stores of files none depends on another.
     """
+    trash_days: float = Field(7, ge=0, le=3650)
+    """For how many days an image that was deleted can be taken back; then it is removed for good."""
 
 
 class Boot(Section):

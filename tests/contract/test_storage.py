@@ -584,6 +584,44 @@ def test_a_snapshot_of_a_moment_ago_is_not_taken_again(bench: Bench, store: Stor
     assert bench.read(image(frozen), 0, SIZE) == content
 
 
+# --- copies ----------------------------------------------------------------------------------------------
+
+
+def test_a_copy_is_the_same_and_needs_its_source_no_more(
+    bench: Bench, store: Storage, source: Path, golden: UUID
+) -> None:
+    twin, made = new_id(), new_id()
+
+    assert store.copy(golden, twin) is Outcome.DONE
+    assert store.copy(golden, twin) is Outcome.ALREADY
+
+    if bench.name != "memory":
+        assert store.usage(image(twin)).own < MIB  # nothing was copied
+    assert store.depth(image(twin)) in (0, store.depth(image(golden)) + 1)
+    assert {info.volume: info.size for info in store.volumes()} == {image(golden): SIZE, image(twin): SIZE}
+    assert store.remove(image(golden)) is Outcome.DONE
+    assert store.copy(golden, twin) is Outcome.ALREADY
+    assert bench.read(image(twin), 0, SIZE) == source.read_bytes()
+    store.clone(twin, made)
+    bench.write(disk(made), 0, b"mine")
+    store.flatten(image(twin), ignore)
+    assert bench.read(image(twin), 0, SIZE) == source.read_bytes()
+
+
+def test_a_source_outlives_its_copies(bench: Bench, store: Storage, source: Path, golden: UUID) -> None:
+    first, second = new_id(), new_id()
+    store.copy(golden, first)
+    store.copy(first, second)
+
+    store.remove(image(first))
+    store.remove(image(second))
+
+    assert [info.volume for info in store.volumes()] == [image(golden)]
+    assert bench.read(image(golden), 0, SIZE) == source.read_bytes()
+    store.copy(golden, first)
+    assert bench.read(image(first), 0, SIZE) == source.read_bytes()
+
+
 # --- seeds -----------------------------------------------------------------------------------------------
 
 
@@ -642,6 +680,7 @@ def test_what_is_missing_is_said_to_be(store: Storage) -> None:
     for verb in (
         lambda: store.clone(id, new_id()),
         lambda: store.snapshot(id, new_id()),
+        lambda: store.copy(id, new_id()),
         lambda: store.backing(disk(id)),
     ):
         with pytest.raises(NotFound, match=str(id)):
@@ -706,6 +745,7 @@ def test_a_full_store_refuses_and_keeps_nothing(
         lambda: store.import_image(new_id(), source, ignore),
         lambda: store.clone(golden, new_id()),
         lambda: store.snapshot(filler.id, new_id()),
+        lambda: store.copy(golden, new_id()),
         lambda: store.write_seed(new_id(), b"x" * 512),
     ):
         with pytest.raises(StorageFull, match="free") as caught:

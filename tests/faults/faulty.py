@@ -50,6 +50,7 @@ VERBS: dict[str, dict[str, tuple[str, ...]]] = {
             "import_image",
             "clone",
             "snapshot",
+            "copy",
             "adopt",
             "flatten",
             "fence",

@@ -348,7 +348,7 @@ def _to_give_back(house: House) -> list[tuple[str, str]]:
             for disk in disks
             if disk.name not in booted
         ),
-        *(("DELETE", f"/images/{image.id}") for image in images),
+        *(("POST", f"/images/{image.id}/purge") for image in images),
         *(("DELETE", f"/networks/{network.id}?project={PROJECT}") for network in networks),
     ]
 

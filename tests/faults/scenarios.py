@@ -82,6 +82,12 @@ def _with_image(house: House) -> None:
     house.done("POST", f"/disks/d1/snapshot?project={PROJECT}", {"name": "shot"})
 
 
+def _with_trash(house: House) -> None:
+    _with_image(house)
+    answer = house.api.delete(f"/v1/images/shot?project={PROJECT}")
+    assert answer.status_code == 200, answer.text
+
+
 def _imported(house: House) -> None:
     """The rows that an import makes: a golden image and a disk that was cloned from it."""
     house.to_adopt("7img1")
@@ -160,6 +166,7 @@ def _way_back(point: Point) -> bool:
 
 
 _BUILD = {"name": "built", "size": 1 << 30}
+_COPY = {"name": "twin", "project": PROJECT}
 _GONE = Fault.FAILS_FOR_GOOD
 
 SCENARIOS = (
@@ -253,7 +260,22 @@ SCENARIOS = (
         points=_way_back,
     ),
     Scenario("image.flatten", "", _asking("POST", f"/images/shot/flatten?project={PROJECT}"), _with_image),
-    Scenario("image.delete", "", _asking("DELETE", f"/images/shot?project={PROJECT}"), _with_image),
+    Scenario("image.delete", "", _asking("POST", f"/images/shot/purge?project={PROJECT}"), _with_image),
+    Scenario(
+        "image.delete",
+        "from the trash",
+        _asking("POST", f"/images/shot/purge?project={PROJECT}"),
+        _with_trash,
+        points=_steps("remove"),
+    ),
+    Scenario("image.copy", "", _asking("POST", f"/images/{IMAGE}/copy", _COPY)),
+    Scenario(
+        "image.copy",
+        "undone",
+        _asking("POST", f"/images/{IMAGE}/copy", _COPY),
+        planted={("storage", "copy", 1): Fault.LIES_FAILED},
+        points=_way_back,
+    ),
     Scenario("network.create", "", _asking("POST", "/networks", {"name": "net3", "project": PROJECT})),
     Scenario(
         "network.create",
@@ -288,6 +310,7 @@ SCENARIOS = (
         "disk.delete", _asking("DELETE", f"/disks/d1?project={PROJECT}"), ("storage", "remove"), _with_disk
     ),
     _retried("image.build", _asking("POST", "/images/build", _BUILD), ("storage", "import_image")),
+    _retried("image.copy", _asking("POST", f"/images/{IMAGE}/copy", _COPY), ("storage", "copy")),
     _retried(
         "network.create", _asking("POST", "/networks", {"name": "net3", "project": PROJECT}), ("leg", "up")
     ),

@@ -72,7 +72,7 @@ wishes = strategies.one_of(
     strategies.builds(
         lambda disk, name: Wish("POST", f"/disks/{disk}/snapshot{_IN}", {"name": name}), disks, images
     ),
-    images.map(lambda name: Wish("DELETE", f"/images/{name}{_IN}")),
+    images.map(lambda name: Wish("POST", f"/images/{name}/purge{_IN}")),
     networks.map(lambda name: Wish("POST", "/networks", {"name": name, "project": PROJECT})),
     networks.map(lambda name: Wish("DELETE", f"/networks/{name}{_IN}")),
 )

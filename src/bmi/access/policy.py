@@ -23,6 +23,8 @@ class Action(StrEnum):
     IMAGE_READ = "image.read"
     IMAGE_WRITE = "image.write"
     IMAGE_BUILD = "image.build"
+    IMAGE_PUBLISH = "image.publish"
+    IMAGE_SHARES = "image.shares"
     DISK_READ = "disk.read"
     DISK_WRITE = "disk.write"
     OPERATION_READ = "operation.read"
@@ -46,6 +48,9 @@ LEAST_ROLE: dict[Action, Role] = {
     Action.IMAGE_READ: Role.VIEWER,
     Action.IMAGE_WRITE: Role.MEMBER,
     Action.IMAGE_BUILD: Role.ADMIN,
+    # All tenants boot what is public: who may publish could put a back door into everybody's servers.
+    Action.IMAGE_PUBLISH: Role.ADMIN,
+    Action.IMAGE_SHARES: Role.VIEWER,
     Action.DISK_READ: Role.VIEWER,
     Action.DISK_WRITE: Role.MEMBER,
     Action.OPERATION_READ: Role.VIEWER,
@@ -64,6 +69,9 @@ READABLE_BY_ALL = {Action.IMAGE_READ, Action.NODE_READ}
 USABLE_BY_ALL = {Action.NODE_USE}
 """What everybody with the role may take where it belongs to no project: free nodes."""
 
+OFFERED = {Action.IMAGE_READ}
+"""What a project may do with what another one offers to it. Who may read an image may also clone it."""
+
 
 @dataclass(frozen=True)
 class Caller:
@@ -80,7 +88,9 @@ class Caller:
         return self.role is Role.ADMIN
 
 
-def authorize(caller: Caller, action: Action, project: UUID | None, *, thing: str) -> None:
+def authorize(
+    caller: Caller, action: Action, project: UUID | None, *, thing: str, offered: bool = False
+) -> None:
     """Let a caller do something to a thing of a project, or refuse.
 
     Args:
@@ -88,6 +98,7 @@ def authorize(caller: Caller, action: Action, project: UUID | None, *, thing: st
         action: What for.
         project: The project that the thing belongs to; None if it belongs to none.
         thing: The thing in words, such as `disk web-1`.
+        offered: Whether the project offers it to the caller's.
 
     Raises:
         NotFound: The caller may not know that the thing exists.
@@ -96,6 +107,7 @@ def authorize(caller: Caller, action: Action, project: UUID | None, *, thing: st
     if caller.admin:
         return
     free = project is None and action in READABLE_BY_ALL | USABLE_BY_ALL
+    free = free or (offered and action in OFFERED)
     if not free and project != caller.project:
         raise unknown(thing)
     least = LEAST_ROLE[action]

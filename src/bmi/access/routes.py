@@ -1,7 +1,10 @@
 """HTTP of projects and tokens."""
 
+from dataclasses import asdict
+
 from fastapi import APIRouter
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from bmi.access import service as access
 from bmi.access.models import Project, Token
@@ -10,6 +13,7 @@ from bmi.api import access as wire
 from bmi.api.common import Page
 from bmi.db import page
 from bmi.http import Pages, TheService, Who
+from bmi.images.quota import use_of
 
 router = APIRouter(tags=["access"])
 
@@ -45,7 +49,18 @@ def list_projects(service: TheService, who: Who, paging: Pages) -> Page[wire.Pro
 def show_project(service: TheService, who: Who, project: str) -> wire.Project:
     """Show a project."""
     with service.parts.db.read() as session:
-        return _project(access.owner(session, who, Action.PROJECT_READ, project))
+        return _with_use(session, access.owner(session, who, Action.PROJECT_READ, project))
+
+
+@router.patch("/projects/{project}/quota")
+def change_quota(service: TheService, who: Who, project: str, body: wire.QuotaChange) -> wire.Project:
+    """Say how much a project may own; what it owns already stays, also where that is more."""
+    with service.parts.db.write() as session:
+        row = access.owner(session, who, Action.PROJECT_WRITE, project)
+        for name, limit in body.model_dump(exclude_unset=True).items():
+            setattr(row, f"max_{name}", limit)
+        session.flush()
+        return _with_use(session, row)
 
 
 @router.delete("/projects/{project}", status_code=204)
@@ -83,7 +98,18 @@ def delete_token(service: TheService, who: Who, token: str) -> None:
 
 
 def _project(row: Project) -> wire.Project:
-    return wire.Project(id=row.id, name=row.name, created_at=row.created_at)
+    quota = wire.Quota(
+        images=row.max_images,
+        image_bytes=row.max_image_bytes,
+        disks=row.max_disks,
+        disk_bytes=row.max_disk_bytes,
+    )
+    return wire.Project(id=row.id, name=row.name, created_at=row.created_at, quota=quota)
+
+
+def _with_use(session: Session, row: Project) -> wire.Project:
+    use = wire.ProjectUse(**asdict(use_of(session, row.id)))
+    return _project(row).model_copy(update={"use": use})
 
 
 def _token(row: Token) -> wire.Token:

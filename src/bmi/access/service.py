@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, exists, or_, select
+from sqlalchemy import ColumnElement, Select, and_, exists, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from bmi.access.models import Installation, Project, Token
-from bmi.access.policy import READABLE_BY_ALL, Action, Caller, authorize, unknown
+from bmi.access.policy import OFFERED, READABLE_BY_ALL, Action, Caller, authorize, unknown
 from bmi.api.access import Role, TokenCreate
 from bmi.db import Db, Table, now
 from bmi.errors import AlreadyExists, BadRequest, InUse, NotAuthenticated
@@ -81,9 +81,17 @@ def owner(session: Session, caller: Caller, action: Action, project: str | None)
 
 
 def find(
-    session: Session, table: type[T], ref: str, *, thing: str, limit_to: ColumnElement[bool] | None
+    session: Session,
+    table: type[T],
+    ref: str,
+    *,
+    thing: str,
+    limit_to: ColumnElement[bool] | None,
+    trashed: bool = False,
 ) -> T:
-    """Find a thing by its name or id.
+    """Find a thing by its name, by PROJECT:NAME or by its id.
+
+    Of what is limited to one project, its own comes before what belongs to nobody.
 
     Args:
         session: The session.
@@ -91,18 +99,20 @@ def find(
         ref: Name or id.
         thing: What it is, in a word.
         limit_to: What the caller can see; everything if None.
+        trashed: Whether names are those of what is in the trash, and not of the rest.
 
     Raises:
         NotFound: There is none.
         BadRequest: There are several of that name, in several projects.
     """
-    named: Any = table
-    query = select(table).where(table.id == id if (id := _as_id(ref)) else named.name == ref)
+    query = select(table).where(_meant(table, ref, trashed=trashed))
     if limit_to is not None:
         query = query.where(limit_to)
-    rows = list(session.scalars(query.limit(2)))
+    rows = list(session.scalars(query.limit(3)))
     if not rows:
         raise unknown(f"{thing} {ref}")
+    if len(rows) > 1 and limit_to is not None:
+        rows = [row for row in rows if getattr(row, "project_id", None) is not None] or rows
     if len(rows) > 1:
         raise BadRequest(
             f"there are several {thing}s named {ref}",
@@ -112,9 +122,19 @@ def find(
 
 
 def find_owned(
-    session: Session, caller: Caller, table: type[T], ref: str, action: Action, *, project: str | None
+    session: Session,
+    caller: Caller,
+    table: type[T],
+    ref: str,
+    action: Action,
+    *,
+    project: str | None,
+    trashed: bool = False,
 ) -> T:
     """Find a thing that belongs to a project, for a caller who wants to do something to it.
+
+    What another project offers has to be called PROJECT:NAME, or by its id: nobody can make a name mean something
+    else in a project that is not his.
 
     Raises:
         NotFound: There is none that the caller may know of.
@@ -122,8 +142,11 @@ def find_owned(
         BadRequest: There are several of that name, in several projects.
     """
     thing = table.__name__.lower()
-    row = find(session, table, ref, thing=thing, limit_to=visible(session, caller, table, action, project))
-    authorize(caller, action, getattr(row, "project_id", None), thing=f"{thing} {ref}")
+    exact = ":" in ref or as_id(ref) is not None
+    limit = (visible if exact else _home)(session, caller, table, action, project)
+    row = find(session, table, ref, thing=thing, limit_to=limit, trashed=trashed)
+    owner_id = getattr(row, "project_id", None)
+    authorize(caller, action, owner_id, thing=f"{thing} {ref}", offered=_offered(table, action))
     return row
 
 
@@ -131,15 +154,31 @@ def visible(
     session: Session, caller: Caller, table: type[Table], action: Action, project: str | None
 ) -> ColumnElement[bool] | None:
     """Return the condition that limits a list to what a caller sees; None for everything."""
+    home = _home(session, caller, table, action, project)
+    reader = _reader(session, caller, project)
+    if home is None or reader is None or not _offered(table, action):
+        return home
+    offers: Any = table
+    return or_(home, offers.offered_to(reader))
+
+
+def _home(
+    session: Session, caller: Caller, table: type[Table], action: Action, project: str | None
+) -> ColumnElement[bool] | None:
+    """Return the condition for what a caller sees without anybody's offering it; None for everything."""
+    reader = _reader(session, caller, project)
+    if reader is None:
+        return None
     column: ColumnElement[Any] = getattr(table, "project_id")  # noqa: B009 - only mypy needs the detour
-    only: ColumnElement[bool] | None = None
+    own = column == reader
+    return or_(own, column.is_(None)) if _shared(action) else own
+
+
+def _reader(session: Session, caller: Caller, project: str | None) -> UUID | None:
+    """Return the project in whose name a caller looks; None for an admin who named none."""
     if project is not None:
-        only = column == owner(session, caller, Action.PROJECT_READ, project).id
-    elif not caller.admin:
-        only = column == caller.project
-    if only is not None and _shared(action):
-        return or_(only, column.is_(None))
-    return only
+        return owner(session, caller, Action.PROJECT_READ, project).id
+    return None if caller.admin else caller.project
 
 
 def select_visible(
@@ -175,7 +214,8 @@ def delete_project(session: Session, project: Project) -> None:
     except IntegrityError as error:
         raise InUse(
             f"project {name} still owns nodes, networks, disks or images",
-            next_step="deprovision its nodes and remove its disks, images and networks first",
+            next_step="deprovision its nodes and remove its disks, images and networks first; "
+            "what is in the trash too: bmi image delete IMAGE --now",
         ) from error
 
 
@@ -225,6 +265,26 @@ def _shared(action: Action) -> bool:
     return action in READABLE_BY_ALL or action is Action.NODE_USE
 
 
+def _offered(table: type[Table], action: Action) -> bool:
+    """Say whether other projects may offer things of a kind for this."""
+    return action in OFFERED and hasattr(table, "offered_to")
+
+
+def _meant(table: type[Table], ref: str, *, trashed: bool) -> ColumnElement[bool]:
+    """Return the condition for what a name, PROJECT:NAME or an id stands for."""
+    named: Any = table
+    if id := as_id(ref):
+        return table.id == id
+    project, _, name = ref.rpartition(":") if hasattr(table, "project_id") else ("", "", ref)
+    meant = [named.name == name]
+    if project:
+        same = Project.id == id if (id := as_id(project)) else Project.name == project
+        meant.append(named.project_id.in_(select(Project.id).where(same)))
+    if hasattr(table, "deleted_at"):
+        meant.append(named.deleted_at.is_not(None) if trashed else named.deleted_at.is_(None))
+    return and_(*meant)
+
+
 def _new_secret() -> str:
     return f"bmi_{secrets.token_urlsafe(32)}"
 
@@ -234,7 +294,8 @@ def _digest(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def _as_id(ref: str) -> UUID | None:
+def as_id(ref: str) -> UUID | None:
+    """Return the id that a text is, None if it is none."""
     try:
         return UUID(ref)
     except ValueError:

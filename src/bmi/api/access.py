@@ -4,7 +4,12 @@ from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
-from bmi.api.common import Name, Request, Response
+from pydantic import Field
+
+from bmi.api.common import Change, Name, Request, Response
+
+_COUNT = 10**6  # more of anything than a project can have; the database keeps 32 bits
+_BYTES = 1 << 62  # what the database keeps is signed
 
 
 class Role(StrEnum):
@@ -26,12 +31,46 @@ class ProjectCreate(Request):
     name: Name
 
 
+class Quota(Response):
+    """What a project may own at the most; null where it is as much as it likes.
+
+    Sizes are in bytes that a node sees. What is in the trash counts too.
+    """
+
+    images: int | None = None
+    image_bytes: int | None = None
+    disks: int | None = None
+    disk_bytes: int | None = None
+
+
+class QuotaChange(Change):
+    """What a project may own from now on; null for as much as it likes. What is absent stays as it is."""
+
+    images: int | None = Field(None, ge=0, le=_COUNT)
+    image_bytes: int | None = Field(None, ge=0, le=_BYTES)
+    disks: int | None = Field(None, ge=0, le=_COUNT)
+    disk_bytes: int | None = Field(None, ge=0, le=_BYTES)
+
+
+class ProjectUse(Response):
+    """What a project owns."""
+
+    images: int
+    image_bytes: int
+    disks: int
+    disk_bytes: int
+    trashed_images: int = Field(description="Of the images, those in the trash")
+    trashed_image_bytes: int
+
+
 class Project(Response):
     """A tenant."""
 
     id: UUID
     name: str
     created_at: datetime
+    quota: Quota = Quota()
+    use: ProjectUse | None = Field(None, description="Not in lists")
 
 
 class TokenCreate(Request):

@@ -18,6 +18,10 @@ class Request(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+class Change(Request):
+    """Base of bodies that change a thing: what is absent stays as it is, what is null is taken away."""
+
+
 class Response(BaseModel):
     """Base of response bodies: fields that a newer server adds are ignored."""
 

@@ -8,6 +8,9 @@ from pydantic import Field
 
 from bmi.api.common import Name, Request, Response
 
+Visibility = Literal["private", "shared", "public"]
+"""Who may use an image: its project; the projects that it is shared with too; everybody."""
+
 
 class ImageBuild(Request):
     """A golden image to build from a distribution's packages."""
@@ -59,3 +62,9 @@ class Image(Response):
     size: int
     usage: Usage | None = Field(None, description="Not in lists, and null where the storage cannot say")
     created_at: datetime
+    golden: bool = Field(True, description="Whether it is a golden image; else it is a snapshot")
+    description: str = ""
+    labels: dict[str, str] = {}
+    visibility: Visibility = "private"
+    deprecated: str | None = Field(None, description="Why it should not be used any more")
+    deleted_at: datetime | None = Field(None, description="Since when it has been in the trash")

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import typer
 
 from bmi.api.images import ImageAdopt, ImageBuild
-from bmi.cli import apps, complete, options, output
+from bmi.cli import apps, complete, image_life, options, output, tree
 from bmi.cli.progress import finish
 from bmi.cli.session import connect
 
@@ -90,15 +90,22 @@ def adopt_legacy(wait: options.Wait = True, json: options.Json = False) -> None:
 
 
 @app.command("list")
-def list_(project: options.ProjectName = None, json: options.Json = False) -> None:
-    """List the images."""
+def list_(
+    deleted: Annotated[bool, typer.Option("--deleted", help="List what is in the trash.")] = False,
+    project: options.ProjectName = None,
+    json: options.Json = False,
+) -> None:
+    """List the images: your project's, those that others share with it, and everybody's.
+
+    One of another project is called PROJECT:NAME in all commands.
+    """
     with connect(project) as bmi:
-        found = list(bmi.images.list())
+        found = list(bmi.images.list(deleted=deleted))
     if json:
         output.as_json(found)
         return
     output.table(
-        ("NAME", "STATE", "ORIGIN", "PARENT", "SIZE", "PROJECT", "CREATED"),
+        ("NAME", "STATE", "ORIGIN", "PARENT", "SIZE", "PROJECT", "FOR", "CREATED", "NOTE"),
         [
             (
                 image.name,
@@ -107,11 +114,15 @@ def list_(project: options.ProjectName = None, json: options.Json = False) -> No
                 image.parent_name or image.parent,
                 output.size(image.size),
                 image.project,
+                image.visibility,
                 image.created_at,
+                image_life.note(image),
             )
             for image in found
         ],
-        empty="there are no images; build one with `bmi image build debian --name debian`",
+        empty="the trash is empty"
+        if deleted
+        else "there are no images; build one with `bmi image build debian --name debian`",
     )
 
 
@@ -135,6 +146,7 @@ def show(image: Name, project: options.ProjectName = None, json: options.Json = 
             ("shared", found.usage and output.size(found.usage.shared)),
             ("id", found.id),
             ("created", found.created_at),
+            *image_life.fields(found),
         )
     )
 
@@ -148,10 +160,5 @@ def flatten(
         finish(bmi, bmi.images.flatten(image), wait=wait, json=json)
 
 
-@app.command()
-def delete(
-    image: Name, project: options.ProjectName = None, wait: options.Wait = True, json: options.Json = False
-) -> None:
-    """Remove an image."""
-    with connect(project) as bmi:
-        finish(bmi, bmi.images.delete(image), wait=wait, json=json)
+app.add_typer(image_life.app)
+app.add_typer(tree.app)

@@ -1,10 +1,11 @@
 """`bmi project`: tenants."""
 
+from collections.abc import Iterator
 from typing import Annotated
 
 import typer
 
-from bmi.api.access import ProjectCreate
+from bmi.api.access import Project, ProjectCreate, QuotaChange
 from bmi.cli import apps, complete, options, output
 from bmi.cli.session import connect
 
@@ -55,7 +56,41 @@ def show(project: Name, json: options.Json = False) -> None:
     if json:
         output.as_json(found)
         return
-    output.fields((("name", found.name), ("id", found.id), ("created", found.created_at)))
+    output.fields((("name", found.name), ("id", found.id), ("created", found.created_at), *_quota(found)))
+
+
+@app.command()
+def quota(
+    project: Name,
+    images: Annotated[str | None, typer.Option(metavar="NUMBER", help="How many images.")] = None,
+    disks: Annotated[str | None, typer.Option(metavar="NUMBER", help="How many disks.")] = None,
+    image_bytes: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="The size of all images together: 500G.")
+    ] = None,
+    disk_bytes: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="The size of all disks together: 2T.")
+    ] = None,
+    json: options.Json = False,
+) -> None:
+    """Show what a project may own and what it owns; as an admin, set it. `none` takes a limit away.
+
+    Sizes are those that nodes see. What is in the trash counts.
+
+    \b
+    Example:
+      bmi project quota blue --images 20 --disks 50 --image-bytes 500G --disk-bytes 2T
+    """
+    given = {"images": images, "disks": disks, "image_bytes": image_bytes, "disk_bytes": disk_bytes}
+    wanted = {name: _limit(name, text) for name, text in given.items() if text is not None}
+    with connect() as bmi:
+        if wanted:
+            found = bmi.projects.change_quota(project, QuotaChange.model_validate(wanted))
+        else:
+            found = bmi.projects.get(project)
+    if json:
+        output.as_json(found)
+        return
+    output.fields((("project", found.name), *_quota(found)))
 
 
 @app.command()
@@ -64,3 +99,28 @@ def delete(project: Name) -> None:
     with connect() as bmi:
         bmi.projects.delete(project)
     output.line(f"removed project {project}")
+
+
+def _quota(found: Project) -> Iterator[tuple[str, str]]:
+    """Return what a project owns of what it may own."""
+    if (use := found.use) is None:
+        return
+    for name in ("images", "image_bytes", "disks", "disk_bytes"):
+        shown = output.size if name.endswith("bytes") else str
+        limit, owned = getattr(found.quota, name), shown(getattr(use, name))
+        trashed = getattr(use, f"trashed_{name}", 0)
+        yield (
+            name.replace("_bytes", " sizes"),
+            f"{owned} of {'any number' if limit is None else shown(limit)}"
+            + (f", {shown(trashed)} in the trash" if trashed else ""),
+        )
+
+
+def _limit(name: str, text: str) -> int | None:
+    if text == "none":
+        return None
+    if name.endswith("bytes"):
+        return options.size(text)
+    if not text.isdecimal():
+        raise typer.BadParameter(f"{text!r} is no number of {name}, nor `none`")
+    return int(text)

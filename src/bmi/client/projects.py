@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from uuid import UUID
 
-from bmi.api.access import Project, ProjectCreate
+from bmi.api.access import Project, ProjectCreate, QuotaChange
 from bmi.client.transport import Transport
 
 
@@ -24,6 +24,10 @@ class Projects:
     def get(self, project: str | UUID) -> Project:
         """Return a project by name or id."""
         return self._transport.call("GET", ["projects", project], Project)
+
+    def change_quota(self, project: str | UUID, request: QuotaChange) -> Project:
+        """Say how much a project may own."""
+        return self._transport.call("PATCH", ["projects", project, "quota"], Project, body=request)
 
     def delete(self, project: str | UUID) -> None:
         """Remove a project; refused while it owns things."""

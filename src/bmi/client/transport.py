@@ -12,7 +12,7 @@ from uuid import UUID
 import httpx2
 from pydantic import BaseModel, SecretStr, ValidationError
 
-from bmi.api.common import Page, Problem, Request
+from bmi.api.common import Change, Page, Problem, Request
 from bmi.client.errors import (
     AnswerInvalid,
     ApiError,
@@ -231,7 +231,10 @@ def _joined(path: Path) -> str:
 
 def _encoded(request: Request) -> bytes:
     # Only what the caller set: a service that does not know a newer field refuses it.
-    return json.dumps(request.model_dump(exclude_unset=True, exclude_none=True), default=_plain).encode()
+    without_nulls = not isinstance(request, Change)
+    return json.dumps(
+        request.model_dump(exclude_unset=True, exclude_none=without_nulls), default=_plain
+    ).encode()
 
 
 def _plain(value: Any) -> str:

@@ -53,6 +53,11 @@ class ConfirmedStorage(_Confirmed):
         self._require(Volume(Kind.IMAGE, image), there=True)
         return outcome
 
+    def copy(self, image: UUID, new_image: UUID) -> Outcome:
+        outcome = self._driver.copy(image, new_image)
+        self._require(Volume(Kind.IMAGE, new_image), there=True)
+        return outcome
+
     def adopt(self, image: UUID, name: str) -> VolumeInfo:
         found = self._driver.adopt(image, name)
         self._require(Volume(Kind.IMAGE, image), there=True)

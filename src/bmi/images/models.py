@@ -4,14 +4,12 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from sqlalchemy import BigInteger, ForeignKey, Index, UniqueConstraint, text
+from sqlalchemy import BigInteger, ColumnElement, ForeignKey, Index, UniqueConstraint, and_, or_, select, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from bmi.access.models import Project
+from bmi.api.images import Visibility
 from bmi.db import Lifecycle, Table, now
-
-Visibility = Literal["private", "shared", "public"]
-"""Who may use an image: its project; the projects that it is shared with too; everybody."""
 
 
 def _where(condition: str) -> dict[str, Any]:
@@ -58,8 +56,25 @@ class Image(Table):
     changes: Mapped[dict[str, Any] | None]
     """What was changed in it to make it ready for network boot."""
 
+    promoted_at: Mapped[datetime | None]
+    """Since when a snapshot has been a golden image."""
+
     project: Mapped[Project | None] = relationship(lazy="joined")
     parent: Mapped["Image | None"] = relationship(remote_side="Image.id")
+
+    @property
+    def golden(self) -> bool:
+        """Whether it is one to begin with; else it is a snapshot, or a copy of one."""
+        return self.origin in ("build", "import") or self.promoted_at is not None
+
+    @classmethod
+    def offered_to(cls, project: UUID) -> ColumnElement[bool]:
+        """Say which images their owners let a project read and clone that is not theirs."""
+        shared = select(ImageShare.image_id).where(ImageShare.project_id == project)
+        return and_(
+            cls.deleted_at.is_(None),
+            or_(cls.visibility == "public", and_(cls.visibility == "shared", cls.id.in_(shared))),
+        )
 
 
 class ImageShare(Table):
@@ -71,6 +86,8 @@ class ImageShare(Table):
     image_id: Mapped[UUID] = mapped_column(ForeignKey("images.id", ondelete="CASCADE"))
     project_id: Mapped[UUID] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"), index=True)
     created_at: Mapped[datetime] = mapped_column(default=now)
+
+    project: Mapped[Project] = relationship(lazy="joined")
 
 
 class Upload(Table):

@@ -1,6 +1,8 @@
 """HTTP of images."""
 
-from fastapi import APIRouter, Response
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
 
 from bmi.access.policy import Action
 from bmi.access.service import find_owned, select_visible
@@ -12,6 +14,7 @@ from bmi.drivers.storage import Kind, Volume
 from bmi.http import InProject, Pages, TheService, Who
 from bmi.images.models import Image
 from bmi.images.usage import usage_of
+from bmi.images.views import view, views
 from bmi.provisioning import images, legacy
 from bmi.provisioning.accept import accept
 
@@ -37,12 +40,21 @@ def adopt_legacy(service: TheService, who: Who, response: Response) -> Operation
 
 
 @router.get("/images", tags=["images"])
-def list_images(service: TheService, who: Who, paging: Pages, project: InProject = None) -> Page[wire.Image]:
-    """List the project's images and everybody's, oldest first."""
+def list_images(
+    service: TheService,
+    who: Who,
+    paging: Pages,
+    project: InProject = None,
+    deleted: Annotated[bool, Query(description="List the trash instead; the project's own only")] = False,
+) -> Page[wire.Image]:
+    """List the project's images, those that others share with it, and everybody's, oldest first."""
     with service.parts.db.read() as session:
-        query = select_visible(session, who, Image, Action.IMAGE_READ, project)
+        action = Action.IMAGE_SHARES if deleted else Action.IMAGE_READ
+        query = select_visible(session, who, Image, action, project).where(
+            Image.deleted_at.is_not(None) if deleted else Image.deleted_at.is_(None)
+        )
         rows, following = page(session, query, Image, limit=paging.limit, cursor=paging.cursor)
-        return Page(items=[_image(row) for row in rows], next=following)
+        return Page(items=views(session, who, rows), next=following)
 
 
 @router.get("/images/{image}", tags=["images"])
@@ -50,7 +62,7 @@ def show_image(service: TheService, who: Who, image: str, project: InProject = N
     """Show an image."""
     with service.parts.db.read() as session:
         row = find_owned(session, who, Image, image, Action.IMAGE_READ, project=project)
-        found = _image(row)
+        found = view(session, who, row)
     return found.model_copy(update={"usage": usage_of(service.parts.storage, Volume(Kind.IMAGE, found.id))})
 
 
@@ -60,25 +72,3 @@ def flatten_image(
 ) -> Operation:
     """Make an image independent of what it was made from, by copying what they have in common."""
     return accept(service, response, lambda session: images.ask_flatten(session, who, image, project))
-
-
-@router.delete("/images/{image}", status_code=202, tags=["images"])
-def delete_image(
-    service: TheService, who: Who, image: str, response: Response, project: InProject = None
-) -> Operation:
-    """Remove an image; disks cloned from it stay whole."""
-    return accept(service, response, lambda session: images.ask_delete(session, who, image, project))
-
-
-def _image(row: Image) -> wire.Image:
-    return wire.Image(
-        id=row.id,
-        name=row.name,
-        project=row.project.name if row.project else None,
-        state=row.state,
-        origin=row.origin,
-        parent=row.parent_id,
-        parent_name=row.parent.name if row.parent else None,
-        size=row.size,
-        created_at=row.created_at,
-    )

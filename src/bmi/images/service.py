@@ -27,13 +27,24 @@ def require_ready(thing: Image | Disk) -> None:
     """Refuse an image or a disk that is on its way in or out.
 
     Raises:
-        WrongState: It is not ready.
+        WrongState: It is not ready, or in the trash.
     """
+    if isinstance(thing, Image) and thing.deleted_at is not None:
+        raise WrongState(
+            f"image {thing.name} is in the trash", next_step=f"take it out: bmi image undelete {thing.id}"
+        )
     if thing.state != "ready":
         raise WrongState(
             f"{type(thing).__name__.lower()} {thing.name} is {thing.state}",
             next_step="wait until it is ready: bmi op list",
         )
+
+
+def warning(image: Image | None) -> dict[str, str]:
+    """Return what belongs into the result of an operation that makes something of an image."""
+    if image is None or image.deprecated is None:
+        return {}
+    return {"warning": f"image {image.name} is deprecated: {image.deprecated}"}
 
 
 def node_of(session: Session, disk: Disk) -> str | None:

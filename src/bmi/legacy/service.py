@@ -83,7 +83,9 @@ def _present(session: Session) -> Present:
         projects=frozenset(session.scalars(select(Project.name))),
         images=frozenset(
             (project, name)
-            for project, name in session.execute(select(Project.name, Image.name).join(Image.project))
+            for project, name in session.execute(
+                select(Project.name, Image.name).join(Image.project).where(Image.deleted_at.is_(None))
+            )
         ),
         disks=frozenset(
             (project, name)

@@ -1,8 +1,9 @@
 """Keeps reality equal to the database.
 
 Gateways look after their own daemons (`bmi.gateways.presence`), workers after switch ports and after what came late
-(`bmi.provisioning.late`). No other volume is removed here: whoever made one ends or undoes what he began, and of a
-volume that nothing accounts for the doctor (`bmi.doctor`) tells a person.
+(`bmi.provisioning.late`); and they have images removed whose time in the trash is over. No other volume is removed
+here: whoever made one ends or undoes what he began, and of a volume that nothing accounts for the doctor
+(`bmi.doctor`) tells a person.
 """
 
 import logging
@@ -16,6 +17,7 @@ from bmi.networks.service import apply_port
 from bmi.nodes.models import Nic
 from bmi.parts import Parts
 from bmi.provisioning.late import end_late
+from bmi.provisioning.life import empty_trash
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +71,7 @@ class Convergence:
             logged("switch ports", converge_ports, self._parts)
             logged("orders", sweep, self._parts)
             logged("what came late", end_late, self._parts)
+            logged("the trash", empty_trash, self._parts)
 
     def _converge_gateway(self) -> None:
         self._whole = converge_gateway(self._parts)
@@ -80,6 +83,7 @@ def converge(parts: Parts) -> None:
         converge_gateway(parts)
     converge_ports(parts)
     end_late(parts)
+    empty_trash(parts)
 
 
 def converge_ports(parts: Parts) -> None:

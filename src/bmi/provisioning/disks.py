@@ -14,7 +14,8 @@ from bmi.drivers.storage import Kind, Volume
 from bmi.errors import BadRequest, WrongState
 from bmi.ids import new_id
 from bmi.images.models import Disk, Image
-from bmi.images.service import ready_image, refuse_booted, require_ready
+from bmi.images.quota import require_room
+from bmi.images.service import ready_image, refuse_booted, require_ready, warning
 from bmi.parts import Parts
 from bmi.provisioning.copying import telling
 from bmi.provisioning.engine import Run, workflow
@@ -40,6 +41,7 @@ def ask_create(session: Session, caller: Caller, request: DiskCreate) -> Operati
             f"disk {request.name} cannot have {size} bytes: image {image.name} has {image.size}",
             next_step="ask for at least the image's size, in whole sectors of 512 bytes",
         )
+    require_room(session, project.id, disks=1, disk_bytes=size)
     disk = Disk(
         id=new_id(),
         name=request.name,
@@ -61,7 +63,7 @@ def _ask_create(session: Session, caller: Caller, disk: Disk, asked: dict[str, A
         f"disk {disk.name}",
         project=disk.project_id,
         disk=disk.id,
-        result={"disk": disk.name},
+        result={"disk": disk.name, **warning(disk.image)},
         asked=asked,
     )
 
@@ -127,6 +129,7 @@ def ask_snapshot(
     disk = find_owned(session, caller, Disk, ref, Action.DISK_READ, project=project)
     owner(session, caller, Action.IMAGE_WRITE, str(disk.project_id))
     require_ready(disk)
+    require_room(session, disk.project_id, images=1, image_bytes=disk.size)
     image = Image(
         id=new_id(),
         name=request.name,

@@ -8,18 +8,23 @@ from sqlalchemy.orm import Session
 
 from bmi.access.models import Project
 from bmi.access.policy import Action, Caller, authorize
-from bmi.access.service import find_owned, flush_new, owner
+from bmi.access.service import flush_new, owner
 from bmi.api.images import ImageAdopt, ImageBuild
 from bmi.api.operations import Ending
 from bmi.drivers import Outcome
 from bmi.drivers.storage import Kind, Volume
+from bmi.errors import NotFound
 from bmi.ids import new_id
 from bmi.images.debian import Recipe, build
+from bmi.images.life import own_image
+from bmi.images.lineage import forget
 from bmi.images.models import Image
+from bmi.images.quota import require_room
 from bmi.images.service import require_ready
 from bmi.parts import Parts
 from bmi.provisioning.copying import telling
 from bmi.provisioning.engine import Run, workflow
+from bmi.provisioning.holding import refuse_source
 from bmi.provisioning.models import Operation
 from bmi.provisioning.service import ask as ask_operation
 
@@ -30,13 +35,16 @@ def ask_build(session: Session, caller: Caller, request: ImageBuild) -> Operatio
     Raises:
         NotAllowed: The caller is no admin: building runs programs as root on the server.
         AlreadyExists: There is an image of that name.
+        QuotaExceeded: The project may not own as much.
     """
     authorize(caller, Action.IMAGE_BUILD, caller.project, thing="the system")
     project = owner(session, caller, Action.IMAGE_WRITE, request.project) if request.project else None
+    require_room(session, project.id if project else None, images=1, image_bytes=request.size)
     image = Image(
         id=new_id(),
         name=request.name,
         project_id=project.id if project else None,
+        visibility="private" if project else "public",
         state="creating",
         origin="build",
         size=request.size,
@@ -52,16 +60,19 @@ def ask_adopt(session: Session, caller: Caller, request: ImageAdopt) -> Operatio
     Raises:
         NotAllowed: The caller is no admin: whoever may adopt may read everything that lies there.
         AlreadyExists: There is an image of that name.
+        QuotaExceeded: The project may not own as much.
     """
     authorize(caller, Action.IMAGE_BUILD, caller.project, thing="the system")
     project = owner(session, caller, Action.IMAGE_WRITE, request.project) if request.project else None
+    require_room(session, project.id if project else None, images=1)  # its size is known when it is adopted
     image = Image(
         id=new_id(),
         name=request.name,
         project_id=project.id if project else None,
+        visibility="private" if project else "public",
         state="creating",
         origin="import",
-        size=0,  # known when it is adopted
+        size=0,
     )
     session.add(image)
     flush_new(session, f"image {image.name}")
@@ -117,8 +128,7 @@ def ask_flatten(session: Session, caller: Caller, ref: str, project: str | None)
         NotFound: There is no such image for this caller.
         WrongState: It is not ready.
     """
-    image = find_owned(session, caller, Image, ref, Action.IMAGE_WRITE, project=project)
-    authorize(caller, Action.IMAGE_WRITE, image.project_id, thing=f"image {image.name}")
+    image = own_image(session, caller, ref, project)
     require_ready(image)
     return ask_operation(
         session, caller, "image.flatten", f"image {image.name}", project=image.project_id, image=image.id
@@ -126,14 +136,18 @@ def ask_flatten(session: Session, caller: Caller, ref: str, project: str | None)
 
 
 def ask_delete(session: Session, caller: Caller, ref: str, project: str | None) -> Operation:
-    """Claim an image to be removed; disks cloned from it stay whole.
+    """Claim an image to be removed, in the trash or not; disks and images made of it stay whole.
 
     Raises:
-        InUse: Another operation makes it, or works on it.
+        InUse: Another operation makes it, works on it, or makes something of it.
         NotFound: There is no such image for this caller.
+        NotAllowed: The caller may not change it.
     """
-    image = find_owned(session, caller, Image, ref, Action.IMAGE_WRITE, project=project)
-    authorize(caller, Action.IMAGE_WRITE, image.project_id, thing=f"image {image.name}")
+    try:
+        image = own_image(session, caller, ref, project)
+    except NotFound:
+        image = own_image(session, caller, ref, project, trashed=True)
+    refuse_source(session, image)
     operation = ask_operation(
         session, caller, "image.delete", f"image {image.name}", project=image.project_id, image=image.id
     )
@@ -153,7 +167,7 @@ def settle_build(session: Session, operation: Operation, ending: Ending) -> None
 def settle_delete(session: Session, operation: Operation, ending: Ending) -> None:
     """Forget an image that is gone; one that could not go stays `removing`, to be removed again."""
     if ending is Ending.SUCCEEDED:
-        session.delete(session.get_one(Image, operation.image_id))
+        forget(session, session.get_one(Image, operation.image_id))
 
 
 def settle_flatten(session: Session, operation: Operation, ending: Ending) -> None:
@@ -163,7 +177,7 @@ def settle_flatten(session: Session, operation: Operation, ending: Ending) -> No
 @workflow("image.build", settle=settle_build, again=make_again)
 def build_image(run: Run) -> None:
     """Build a disk content from packages and take it into the store."""
-    parts, image = run.parts, _claimed(run)
+    parts, image = run.parts, claimed(run)
     request = ImageBuild.model_validate(run.request)
     recipe = Recipe(
         size=request.size,
@@ -196,12 +210,14 @@ def build_image(run: Run) -> None:
 @workflow("image.adopt", settle=settle_build, again=make_again)
 def adopt(run: Run) -> None:
     """Make an image of what lies in the store."""
-    parts, image = run.parts, _claimed(run)
+    parts, image = run.parts, claimed(run)
 
     def take() -> str:
         info = parts.storage.adopt(image, run.request["source"])
         with parts.db.write() as session:
-            session.get_one(Image, image).size = info.size
+            row = session.get_one(Image, image)
+            require_room(session, row.project_id, image_bytes=info.size - row.size)
+            row.size = info.size
         return f"{info.size >> 20} MiB, nothing copied"
 
     def remove() -> str:
@@ -217,7 +233,7 @@ def flatten(run: Run) -> None:
     """Make an image independent of what it was made from."""
 
     def copy() -> str:
-        outcome = run.parts.storage.flatten(Volume(Kind.IMAGE, _claimed(run)), telling(run, "flatten"))
+        outcome = run.parts.storage.flatten(Volume(Kind.IMAGE, claimed(run)), telling(run, "flatten"))
         return "it was already" if outcome is Outcome.ALREADY else "independent"
 
     with run.all_or_nothing():
@@ -229,12 +245,13 @@ def delete(run: Run) -> None:
     """Remove an image."""
 
     def remove() -> str:
-        run.parts.storage.remove(Volume(Kind.IMAGE, _claimed(run)))
+        run.parts.storage.remove(Volume(Kind.IMAGE, claimed(run)))
         return "gone"
 
     run.step("remove", remove)
 
 
-def _claimed(run: Run) -> UUID:
+def claimed(run: Run) -> UUID:
+    """Return the image that an operation is about."""
     assert run.operation.image_id is not None  # noqa: S101 - the claim of these verbs
     return run.operation.image_id

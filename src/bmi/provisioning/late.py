@@ -35,7 +35,8 @@ log = logging.getLogger(__name__)
 LATE = timedelta(minutes=15)
 """For how long after its end something that an operation gave up is looked for."""
 
-_SYSTEM = Caller(token="convergence", role=Role.ADMIN, project=None)  # noqa: S106 - a name
+SYSTEM = Caller(token="convergence", role=Role.ADMIN, project=None)  # noqa: S106 - a name
+"""Who asks for what nobody asked for."""
 
 
 def end_late(parts: Parts) -> None:
@@ -89,7 +90,7 @@ def _end_power(parts: Parts, id: UUID) -> None:
             if node is None or node.state is not NodeState.AVAILABLE:
                 return
             record(session, "power.late", "power is on, though the node belongs to nobody", node=id)
-            operation = ask_reset(session, _SYSTEM, str(id), Reset())
+            operation = ask_reset(session, SYSTEM, str(id), Reset())
             parts.signals.send(session, OPERATIONS, str(operation.id))
     except InUse:
         return  # somebody has just taken it, and begins with switching it off

@@ -22,7 +22,8 @@ from bmi.gateways import service as gateways
 from bmi.gateways.orders import at_gateway
 from bmi.ids import new_id, short
 from bmi.images.models import Disk
-from bmi.images.service import ready_image, refuse_disk_in_use
+from bmi.images.quota import require_room
+from bmi.images.service import ready_image, refuse_disk_in_use, warning
 from bmi.networks import service as networks
 from bmi.networks.models import Attachment, Network
 from bmi.nodes.models import Node
@@ -94,7 +95,12 @@ def ask(session: Session, parts: Parts, caller: Caller, ref: str, request: Provi
             "until": request.until,
             "deadline": request.deadline,
         },
-        result={"node": node.name, "disk": disk.name, "address": attachment.address},
+        result={
+            "node": node.name,
+            "disk": disk.name,
+            "address": attachment.address,
+            **(warning(disk.image) if request.image else {}),
+        },
         asked=request.model_dump(mode="json") | {"project": str(project.id)},
     )
     _refuse_unavailable(node)
@@ -144,6 +150,7 @@ def _disk(session: Session, caller: Caller, project: Project, node: Node, reques
         refuse_disk_in_use(session, disk)
         return disk
     image = ready_image(session, caller, str(request.image), project)
+    require_room(session, project.id, disks=1, disk_bytes=image.size)
     disk = Disk(
         id=new_id(),
         name=f"{node.name}-{short(new_id())[:6]}",

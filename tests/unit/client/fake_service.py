@@ -63,7 +63,7 @@ class Service:
             def do_GET(self) -> None:
                 service._serve(self)
 
-            do_POST = do_DELETE = do_GET  # noqa: N815
+            do_POST = do_PATCH = do_PUT = do_DELETE = do_GET  # noqa: N815
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
@@ -163,6 +163,18 @@ def event(operation: Mapping[str, Any]) -> bytes:
 
 WHEN = "2026-01-02T10:00:00Z"
 NAMED: dict[str, Any] = {"id": "0199c5d2-0000-7000-8000-0000000000aa", "name": "blue", "created_at": WHEN}
+PROJECT = {
+    **NAMED,
+    "quota": {"images": 20, "image_bytes": None, "disks": None, "disk_bytes": 2 << 40},
+    "use": {
+        "images": 3,
+        "image_bytes": 6 << 30,
+        "disks": 1,
+        "disk_bytes": 20 << 30,
+        "trashed_images": 1,
+        "trashed_image_bytes": 2 << 30,
+    },
+}
 IMAGE = {
     **NAMED,
     "name": "debian",
@@ -173,6 +185,12 @@ IMAGE = {
     "parent_name": None,
     "size": 2 << 30,
     "usage": {"own": 700 << 20, "shared": 0},
+    "golden": True,
+    "description": "",
+    "labels": {},
+    "visibility": "public",
+    "deprecated": None,
+    "deleted_at": None,
 }
 DISK = {
     **NAMED,

@@ -78,7 +78,7 @@ def test_a_snapshot_of_a_running_nodes_disk_boots_and_outlives_it(api: TestClien
     taken = site.ended(api.post(f"/v1/disks/{disk}/snapshot?project=red", json={"name": "shot"}))
     assert taken["result"]["image"] == "shot"
     site.ended(api.post("/v1/nodes/n1/deprovision", json={}))
-    site.ended(api.delete("/v1/images/golden"))
+    site.ended(api.post("/v1/images/golden/purge"))
     assert site.ended(provision(api, image="shot"))["state"] == "succeeded"
 
 

@@ -134,6 +134,17 @@ class Storage(Protocol):
             NotFound: The store has no such disk.
         """
 
+    def copy(self, image: UUID, new_image: UUID) -> Outcome:
+        """Make another image of an image's content, without copying it. Each can be removed without the other.
+
+        Args:
+            image: The image.
+            new_image: Id of the image to make.
+
+        Raises:
+            NotFound: The store has no such image.
+        """
+
     def adopt(self, image: UUID, name: str) -> VolumeInfo:
         """Make an image of a content that lies in the store already and is not BMI's, without copying it.
 

@@ -102,6 +102,12 @@ class FileStorage(ABC):
         with self._failures(f"{volume} could not be made"):
             return self._copy(Volume(Kind.DISK, disk), volume, None)
 
+    def copy(self, image: UUID, new_image: UUID) -> Outcome:
+        """Make an image of an image, see `Storage`."""
+        volume = Volume(Kind.IMAGE, new_image)
+        with self._failures(f"{volume} could not be made"):
+            return self._copy(Volume(Kind.IMAGE, image), volume, None)
+
     def adopt(self, image: UUID, name: str) -> VolumeInfo:
         """Make an image of a raw file in the folder `adopt`, see `Storage`."""
         volume, path = Volume(Kind.IMAGE, image), self._root / ADOPT / name

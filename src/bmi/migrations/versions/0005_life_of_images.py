@@ -21,6 +21,7 @@ def upgrade() -> None:
         table.add_column(sa.Column("deleted_at", sa.DateTime(timezone=True), nullable=True))
         table.add_column(sa.Column("report", sa.JSON(), nullable=True))
         table.add_column(sa.Column("changes", sa.JSON(), nullable=True))
+        table.add_column(sa.Column("promoted_at", sa.DateTime(timezone=True), nullable=True))
         table.drop_constraint("uq_images_project_id_name", type_="unique")
         table.drop_index("uq_images_shared_name")
     # What is in the trash keeps its name, and does not keep others from it.

@@ -126,6 +126,22 @@ class RbdStorage:
                 next_step="try again",
             )
 
+    def copy(self, image: UUID, new_image: UUID) -> Outcome:
+        """Make an image of an image, see `Storage`: a clone that is frozen at once."""
+        volume, source = Volume(Kind.IMAGE, new_image), Volume(Kind.IMAGE, image)
+        with self._turn(volume, f"{volume} could not be made") as session:
+            if size_of(session, volume) is not None:
+                return Outcome.ALREADY
+            self._gauge.require(session, 0, f"{volume} could not be made")
+            try:
+                made = making.clone(session, str(source), FROZEN, volume)
+            except rbd.ImageNotFound:
+                raise missing(source) from None
+            if made:
+                with self._or_nothing(session, volume):
+                    self._seal(session, volume, marked=True)
+            return Outcome.DONE if made else Outcome.ALREADY
+
     def adopt(self, image: UUID, name: str) -> VolumeInfo:
         """Make an image of an RBD image that is not BMI's, see `Storage`.
 
