@@ -46,6 +46,8 @@ def look(g: Any, request: Mapping[str, Any], tell: Callable[[str, float], None])
     found: dict[str, Any] = {"disk": _disk(g, known), "loaders": loaders, "system": None}
     if system is not None:
         found["system"] = _system(g, system, tell)
+        if request.get("packages"):
+            found["packages"] = _packages(g)
     return found
 
 
@@ -191,3 +193,18 @@ def _builtin(g: Any, folders: set[str]) -> list[str]:
         return []
     content = bytes(g.pread(path, 1 << 20, 0)).decode(errors="replace")
     return [line.rsplit("/", 1)[-1].removesuffix(".ko") for line in content.split()]
+
+
+def _packages(g: Any) -> list[list[str]]:
+    """Return what is installed on a Debian: name, version, architecture."""
+    status = "/var/lib/dpkg/status"
+    if not g.is_file(status, followsymlinks=True):
+        return []
+    local = Path("/tmp/status")  # noqa: S108 - the sandbox's own
+    g.download(status, str(local))
+    found = []
+    for paragraph in local.read_text(errors="replace").split("\n\n"):
+        fields = dict(re.findall(r"^(Package|Version|Architecture|Status): (.*)$", paragraph, re.MULTILINE))
+        if fields.get("Status", "").endswith(" installed") and len(fields) == 4:
+            found.append([fields["Package"], fields["Version"], fields["Architecture"]])
+    return found
