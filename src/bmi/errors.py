@@ -170,6 +170,19 @@ class ImageInvalid(BmiError):
     status = 422
 
 
+class ApplianceUnavailable(BmiError):
+    """Disks cannot be looked into on this host."""
+
+    code = "appliance-unavailable"
+    status = 503
+
+
+class ApplianceFailed(BmiError):
+    """A disk could not be looked into, or not be changed from outside."""
+
+    code = "appliance-failed"
+
+
 class TargetError(BmiError):
     """The iSCSI target could not do what was asked."""
 

@@ -1,0 +1,1 @@
+"""Whether images can boot over iSCSI, and making them so."""

@@ -1,0 +1,123 @@
+"""A plain Debian as clouds hand it out: GRUB on BIOS and UEFI, networkd, no open-iscsi, nothing of BMI.
+
+Built once for all runs, and kept beside the service's own images.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from bmi.images.debian.rootfs import _host_apt_options, _sources
+from bmi.images.debian import Recipe
+from bmi.run import run, stream
+
+CACHE = Path("/var/cache/bmi/test-images")
+ESP_START = 4 << 20  # bytes
+ROOT_START = 36 << 20
+SIZE = 2 << 30
+
+# fmt: off
+_PACKAGES = (
+    "systemd-sysv", "udev", "kmod", "initramfs-tools", "openssh-server", "usr-is-merged", "iproute2", "procps",
+    "linux-image-cloud-amd64", "grub2-common", "grub-pc-bin", "grub-efi-amd64-bin", "zstd",
+)
+# fmt: on
+_CUSTOMIZE = """
+set -eu
+root=$1
+cat >"$root/etc/fstab" <<END
+LABEL=plain / ext4 errors=remount-ro 0 1
+LABEL=ESP /boot/efi vfat umask=0077 0 1
+END
+cat >"$root/etc/systemd/network/80-all.network" <<END
+[Match]
+Name=e*
+[Network]
+DHCP=yes
+END
+cat >"$root/etc/default/grub" <<END
+GRUB_DEFAULT=0
+GRUB_TIMEOUT=0
+GRUB_DISTRIBUTOR=Debian
+GRUB_CMDLINE_LINUX=""
+GRUB_CMDLINE_LINUX_DEFAULT="quiet"
+END
+mkdir -p "$root/boot/efi"
+chroot "$root" systemctl enable --quiet systemd-networkd.service
+rm -f "$root/etc/apt/apt.conf.d/99mmdebstrap" "$root/etc/hostname" "$root/etc/resolv.conf"
+echo plain >"$root/etc/hostname"
+"""
+_TABLE = f"""label: gpt
+start=2048, size=2048, type=21686148-6449-6E6F-744E-656564454649, name=bios
+start={ESP_START // 512}, size=65536, type=C12A7328-F81F-11D2-BA4B-00A0C93EC93B, name=esp
+start={ROOT_START // 512}, type=0FC63DAF-8483-4772-8E79-3D69D8477DE4, name=root
+"""
+_LOADERS = """
+import sys, guestfs
+g = guestfs.GuestFS(python_return_dict=True)
+g.set_backend("direct")
+g.set_backend_settings(["force_tcg"])
+g.set_network(False)
+g.add_drive_opts(sys.argv[1], format="raw")
+g.launch()
+g.mount("/dev/sda3", "/")
+g.mount("/dev/sda2", "/boot/efi")
+g.sh("grub-install --target=i386-pc /dev/sda")
+g.sh("grub-install --target=x86_64-efi --efi-directory=/boot/efi --no-nvram --bootloader-id=debian")
+g.sh("update-grub")
+g.shutdown()
+"""
+
+
+def plain() -> Path:
+    """Return the image; do not write to it."""
+    words = [_CUSTOMIZE, _TABLE, _LOADERS, " ".join(_PACKAGES), str(SIZE)]
+    image = CACHE / f"plain-{hashlib.sha256(chr(0).join(words).encode()).hexdigest()[:16]}.raw"
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not image.exists():
+            _build(image)
+    return image
+
+
+def _build(image: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix=".plain-", dir=CACHE) as folder:
+        work = Path(folder)
+        work.chmod(0o755)
+        part = work / "disk.raw"
+        root = _root(work)
+        with part.open("wb") as file:
+            file.truncate(SIZE)
+        run(["sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", part], input=_TABLE.encode())
+        geometry = ["-T", "65536", "-h", "64", "-s", "32", "-c", "4", "-H", str(ESP_START // 512)]
+        run(["mformat", "-i", f"{part}@@{ESP_START}", "-v", "ESP", *geometry, "::"])
+        words = ["mke2fs", "-q", "-t", "ext4", "-L", "plain", "-d", root, "-O", "^metadata_csum_seed,^orphan_file"]
+        words += ["-E", f"offset={ROOT_START},assume_storage_prezeroed=1,nodiscard"]
+        run([*words, part, f"{(SIZE - ROOT_START - (1 << 20)) // 1024}k"], timeout=300)
+        run(["/usr/bin/python3", "-c", _LOADERS, part], timeout=600)
+        part.rename(image)
+
+
+def _root(work: Path) -> Path:
+    packed, root, script = work / "root.tar", work / "root", work / "customize"
+    script.write_text(_CUSTOMIZE)
+    (work / "tmp").mkdir()
+    words: list[str | Path] = [
+        *("setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "slave", "--pid", "--fork"),
+        *("--kill-child", "--", "mmdebstrap", "--variant=minbase", "--mode=root", "--format=tar"),
+        *("--architectures=amd64", "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr"),
+        *(f"--include={','.join(_PACKAGES)}", '--aptopt=APT::Install-Recommends "false"'),
+        *(f"--aptopt={option}" for option in _host_apt_options()),
+        f'--customize-hook=sh {script} "$1"',
+        *("bookworm", packed, *_sources(Recipe())),
+    ]
+    stream(words, line=lambda line: None, timeout=1200, env={"TMPDIR": str(work / "tmp")})
+    root.mkdir()
+    run(["tar", "-C", root, "--exclude=./dev/*", "-xf", packed], timeout=300)
+    packed.unlink()
+    return root
