@@ -376,7 +376,7 @@ TABLE: dict[Code, Entry] = {
         Family.OPERATION,
         "An image is being made or removed, and no operation does it.",
         "It is removed, with what there is of it.",
-        "remove it: bmi image delete IMAGE",
+        "remove it: bmi image delete IMAGE --now",
     ),
     Code.DISK_STUCK: Entry(
         _ERROR,
