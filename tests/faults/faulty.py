@@ -52,6 +52,8 @@ VERBS: dict[str, dict[str, tuple[str, ...]]] = {
             "snapshot",
             "adopt",
             "flatten",
+            "roll_back",
+            "grow",
             "fence",
             "write_seed",
             "remove",
