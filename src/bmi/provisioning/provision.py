@@ -29,9 +29,7 @@ from bmi.provisioning.engine import Run, workflow
 from bmi.provisioning.models import Operation
 from bmi.provisioning.service import ask as ask_operation
 
-_SECRET_BYTES = (
-    8  # 16 characters of CHAP secret: RFC 7143 wants 96 bits, firmware takes 16 characters at most
-)
+SECRET_BYTES = 8  # 16 characters of CHAP secret: RFC 7143 wants 96 bits, firmware takes 16 characters at most
 
 
 def ask(session: Session, parts: Parts, caller: Caller, ref: str, request: Provision) -> Operation:
@@ -68,7 +66,7 @@ def ask(session: Session, parts: Parts, caller: Caller, ref: str, request: Provi
         hostname=request.hostname or node.name,
         ssh_keys=request.ssh_keys,
         user_data=request.user_data,
-        chap_secret=parts.vault.seal(secrets.token_hex(_SECRET_BYTES)),
+        chap_secret=parts.vault.seal(secrets.token_hex(SECRET_BYTES)),
         attachment=attachment,
         disk=disk,
         gateway=gateway,
@@ -93,7 +91,7 @@ def ask(session: Session, parts: Parts, caller: Caller, ref: str, request: Provi
         result={"node": node.name, "disk": disk.name, "address": attachment.address},
         asked=request.model_dump(mode="json") | {"project": str(project.id)},
     )
-    _refuse_unavailable(node)
+    refuse_unavailable(node)
     session.add_all([attachment, record])
     move(node, NodeState.PROVISIONING)
     node.project_id, node.problem = project.id, None
@@ -159,7 +157,13 @@ def _with_nic(record: Boot, node: Node, network: Network) -> Boot:
     return record
 
 
-def _refuse_unavailable(node: Node) -> None:
+def refuse_unavailable(node: Node) -> None:
+    """Refuse a node that is not free.
+
+    Raises:
+        InUse: It boots something.
+        WrongState: It is in none of these states.
+    """
     if node.state is NodeState.AVAILABLE:
         return
     if node.state in (NodeState.ACTIVE, NodeState.FAILED):
