@@ -56,12 +56,54 @@ def ask(
             f"no node boots from disk {disk.name}",
             next_step=f"boot it there: bmi node provision {target.name} --disk {disk.name} --network NETWORK",
         )
-    origin = record.node
-    authorize(caller, Action.NODE_USE, disk.project_id, thing=f"node {origin.name}")
-    if origin.id == target.id:
+    authorize(caller, Action.NODE_USE, disk.project_id, thing=f"node {record.node.name}")
+    if record.node_id == target.id:
         raise BadRequest(f"disk {disk.name} is at node {target.name} already", next_step="name another node")
     network = _network(session, caller, disk, record, request)
-    attachment = _attachment(session, parts, record, network, target)
+    operation = _ask(session, parts, caller, record, target, network, request)
+    provision.refuse_unavailable(target)
+    _begin(session, operation, record, target)
+    return operation
+
+
+def again(session: Session, parts: Parts, caller: Caller, operation: Operation) -> Operation:
+    """Ask again: for the boot of the second node if it has the disk, else from the beginning.
+
+    What could not be undone is done anew; if that fails too, the first node is to become what it was at first.
+    """
+    record = session.get(Boot, UUID(operation.request["boot"]))
+    if record is not None and record.node_id == operation.node_id:
+        return provision.again(session, parts, caller, operation)
+    asked, ref = Provision.model_validate(operation.asked), str(operation.disk_id)
+    request = Move(
+        to=str(operation.node_id), network=asked.network, until=asked.until, deadline=asked.deadline
+    )
+    if operation.ending is not Ending.STUCK or record is None or record.node_id != operation.second_node_id:
+        return ask(session, parts, caller, ref, None, request)
+    disk = find_owned(session, caller, Disk, ref, Action.DISK_WRITE, project=None)
+    target = find_owned(session, caller, Node, request.to, Action.NODE_USE, project=None)
+    network = _network(session, caller, disk, record, request)
+    repeated = _ask(session, parts, caller, record, target, network, request)
+    if target.state is not NodeState.FAILED or target.project_id != disk.project_id:
+        provision.refuse_unavailable(target)
+    before: dict[str, Any] = {
+        key: operation.request[key] for key in ("had", "was_on") if key in operation.request
+    }
+    repeated.request = {**repeated.request, **before, "stuck": True}
+    _begin(session, repeated, record, target)
+    return repeated
+
+
+def _ask(
+    session: Session,
+    parts: Parts,
+    caller: Caller,
+    record: Boot,
+    target: Node,
+    network: Network,
+    request: Move,
+) -> Operation:
+    disk, attachment = record.disk, _attachment(session, parts, record, network, target)
     operation = ask_operation(
         session,
         caller,
@@ -69,12 +111,12 @@ def ask(
         f"disk {disk.name}",
         project=disk.project_id,
         node=target.id,
-        second_node=origin.id,
+        second_node=record.node_id,
         disk=disk.id,
         request={
             "boot": str(record.id),
             "clone": False,
-            "from": _side(origin, record.attachment),
+            "from": _side(record.node, record.attachment),
             "to": _side(target, attachment),
             "had": {"exported": record.exported, "served": record.served, "attached": record.attached},
             "until": request.until,
@@ -82,32 +124,23 @@ def ask(
         },
         result={
             "disk": disk.name,
-            "from": origin.name,
+            "from": record.node.name,
             "node": target.name,
             "address": attachment.address,
         },
         asked=_as_provision(record, network, request),
     )
-    provision.refuse_unavailable(target)
     session.add(attachment)
-    move(target, NodeState.PROVISIONING)
-    target.project_id, target.problem = disk.project_id, None
-    session.flush()
-    words = f"disk {disk.name} is to move to node {target.name}"
-    record_event(session, "disk.move", words, node=origin.id, operation=operation.id, project=disk.project_id)
     return operation
 
 
-def again(session: Session, parts: Parts, caller: Caller, operation: Operation) -> Operation:
-    """Ask again: for the boot of the second node if it has the disk, else from the beginning."""
-    record = session.get(Boot, UUID(operation.request["boot"]))
-    if record is not None and record.node_id == operation.node_id:
-        return provision.again(session, parts, caller, operation)
-    asked = Provision.model_validate(operation.asked)
-    request = Move(
-        to=str(operation.node_id), network=asked.network, until=asked.until, deadline=asked.deadline
-    )
-    return ask(session, parts, caller, str(operation.disk_id), None, request)
+def _begin(session: Session, operation: Operation, record: Boot, target: Node) -> None:
+    project = record.disk.project_id
+    move(target, NodeState.PROVISIONING)
+    target.project_id, target.problem = project, None
+    session.flush()
+    words = f"disk {record.disk.name} is to move to node {target.name}"
+    record_event(session, "disk.move", words, node=record.node_id, operation=operation.id, project=project)
 
 
 def settle(session: Session, operation: Operation, ending: Ending) -> None:
@@ -129,6 +162,9 @@ def settle(session: Session, operation: Operation, ending: Ending) -> None:
     else:
         move(target, NodeState.AVAILABLE)
         target.project_id = None
+        if operation.request.get("stuck"):  # it had failed, and is as it was before that
+            move(origin, NodeState.ACTIVE)
+            origin.problem = None
     words = f"disk {operation.result['disk']} {'is at' if moved else 'did not move to'} node {target.name}"
     record_event(
         session, "disk.moved" if moved else "disk.stayed", words, node=origin.id, operation=operation.id,
