@@ -31,6 +31,7 @@ from bmi.gateways.supervision import Supervisor
 from bmi.http import PROBLEMS, Service, answer_errors
 from bmi.ids import short
 from bmi.images import disk_routes as disks_routes
+from bmi.images import edit_routes as image_edit_routes
 from bmi.images import routes as images_routes
 from bmi.networks import routes as networks_routes
 from bmi.nodes import routes as nodes_routes
@@ -215,6 +216,7 @@ def build_app(parts: Parts, roles: Collection[Role] = EVERYTHING) -> FastAPI:
         networks_routes,
         images_routes,
         disks_routes,
+        image_edit_routes,
         operations_routes,
         doctor_routes,
     ):

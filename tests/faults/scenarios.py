@@ -79,6 +79,11 @@ def _active_on_disk(house: House) -> None:
     house.ended(_provision(image=None, disk="d1")(house))
 
 
+def _edited(house: House) -> None:
+    """A node that edits the golden image."""
+    house.done("POST", f"/images/{IMAGE}/edit", _EDIT)
+
+
 def _change(verb: str, **body: Any) -> Ask:
     """Ask for a change of the disk."""
     more = {"until": "power", **body}
@@ -173,6 +178,8 @@ def _way_back(point: Point) -> bool:
 
 _BUILD = {"name": "built", "size": 1 << 30}
 _ADOPT = {"name": "d2", "source": "old", "project": PROJECT}
+_EDIT = {"node": "n1", "network": NETWORK, "project": PROJECT, "until": "power"}
+_COMMIT = {"node": "n1", "name": "edited"}
 _GONE = Fault.FAILS_FOR_GOOD
 
 SCENARIOS = (
@@ -243,6 +250,18 @@ SCENARIOS = (
         points=_way_back,
     ),
     Scenario("disk.flatten", "", _asking("POST", f"/disks/d1/flatten?project={PROJECT}"), _with_disk),
+    Scenario(
+        "image.edit", "", _asking("POST", f"/images/{IMAGE}/edit", _EDIT), points=_steps("begin", "disk")
+    ),
+    Scenario("image.commit", "", _asking("POST", "/images/commit", _COMMIT), _edited),
+    Scenario(
+        "image.commit",
+        "undone",
+        _asking("POST", "/images/commit", _COMMIT),
+        _edited,
+        planted={("storage", "snapshot", 1): Fault.LIES_FAILED},
+        points=_undoing_calls,
+    ),
     Scenario("disk.adopt", "", _asking("POST", "/disks/adopt", _ADOPT), lambda house: house.to_adopt("old")),
     Scenario(
         "disk.adopt",
@@ -359,6 +378,7 @@ SCENARIOS = (
         ("storage", "grow"),
         _active_on_disk,
     ),
+    _retried("image.commit", _asking("POST", "/images/commit", _COMMIT), ("storage", "remove"), _edited),
     _retried("disk.move", _change("move", to="n2"), ("target", "remove"), _active_on_disk),
     _retried("image.build", _asking("POST", "/images/build", _BUILD), ("storage", "import_image")),
     _retried(

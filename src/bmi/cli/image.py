@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import typer
 
 from bmi.api.images import ImageAdopt, ImageBuild
-from bmi.cli import apps, complete, options, output
+from bmi.cli import apps, complete, image_edit, options, output
 from bmi.cli.progress import finish
 from bmi.cli.session import connect
 
@@ -155,3 +155,6 @@ def delete(
     """Remove an image."""
     with connect(project) as bmi:
         finish(bmi, bmi.images.delete(image), wait=wait, json=json)
+
+
+image_edit.register(app)

@@ -35,8 +35,10 @@ WAYS = (
     Way(NodeState.FAILED, NodeState.PROVISIONING, "the provision that left it standing is tried again"),
     Way(NodeState.FAILED, NodeState.DEPROVISIONING, "deprovision or reset is asked for"),
     Way(NodeState.ACTIVE, NodeState.DEPROVISIONING, "deprovision or reset is asked for"),
-    Way(NodeState.ACTIVE, NodeState.AVAILABLE, "its disk was moved to another node"),
-    Way(NodeState.FAILED, NodeState.AVAILABLE, "its disk was moved to another node"),
+    Way(
+        NodeState.ACTIVE, NodeState.AVAILABLE, "its disk was moved to another node, or committed as an image"
+    ),
+    Way(NodeState.FAILED, NodeState.AVAILABLE, "the same"),
     Way(NodeState.AVAILABLE, NodeState.DEPROVISIONING, "reset is asked for"),
     Way(NodeState.MAINTENANCE, NodeState.DEPROVISIONING, "reset is asked for"),
     Way(NodeState.PROVISIONING, NodeState.DEPROVISIONING, "reset is asked for, and no operation runs on it"),

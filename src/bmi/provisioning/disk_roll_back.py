@@ -87,12 +87,10 @@ def again(session: Session, parts: Parts, caller: Caller, operation: Operation) 
 def settle(session: Session, operation: Operation, ending: Ending) -> None:
     """Write how rolling back left the disk, the image of its former state, and the node."""
     image = session.get(Image, operation.image_id) if operation.image_id else None
-    if image is not None and image.state == "creating":
-        # Undone, it is gone; else it was made before anything was replaced.
-        if ending is Ending.UNDONE:
-            session.delete(image)
-        elif ending is not Ending.STUCK:
-            image.state = "ready"
+    if image is not None and ending is Ending.UNDONE:
+        session.delete(image)
+    elif image is not None and operation.did("keep"):
+        image.state = "ready"
     offline.settle_node(session, operation, ending)
 
 

@@ -78,6 +78,10 @@ class Operation(Table):
         lazy="selectin", order_by="Step.position", cascade="all, delete-orphan"
     )
 
+    def did(self, step: str) -> bool:
+        """Say whether a step was done, and not undone."""
+        return any(row.name == step and row.state is StepState.DONE for row in self.steps)
+
 
 class Step(Table):
     """One step of an operation."""

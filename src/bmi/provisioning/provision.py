@@ -32,8 +32,24 @@ from bmi.provisioning.service import ask as ask_operation
 SECRET_BYTES = 8  # 16 characters of CHAP secret: RFC 7143 wants 96 bits, firmware takes 16 characters at most
 
 
-def ask(session: Session, parts: Parts, caller: Caller, ref: str, request: Provision) -> Operation:
+def ask(
+    session: Session,
+    parts: Parts,
+    caller: Caller,
+    ref: str,
+    request: Provision,
+    *,
+    verb: str = "node.provision",
+) -> Operation:
     """Claim a free node, and write down what it is to boot.
+
+    Args:
+        session: The transaction.
+        parts: The parts.
+        caller: Who asks.
+        ref: Name or id of the node.
+        request: What it is to boot, and how.
+        verb: What it is for; carried out like a provision whatever it is.
 
     Raises:
         WrongState: The node is not available.
@@ -77,7 +93,7 @@ def ask(session: Session, parts: Parts, caller: Caller, ref: str, request: Provi
     operation = ask_operation(
         session,
         caller,
-        "node.provision",
+        verb,
         f"node {node.name}",
         project=project.id,
         node=node.id,
@@ -108,11 +124,12 @@ def again(session: Session, parts: Parts, caller: Caller, operation: Operation) 
     node = find_owned(session, caller, Node, str(operation.node_id), Action.NODE_USE, project=None)
     record = session.get(Boot, UUID(operation.request["boot"]))
     if record is None:
-        return ask(session, parts, caller, str(node.id), Provision.model_validate(operation.asked))
+        asked = Provision.model_validate(operation.asked)
+        return ask(session, parts, caller, str(node.id), asked, verb=operation.verb)
     repeated = ask_operation(
         session,
         caller,
-        "node.provision",
+        "node.provision" if operation.verb == "disk.move" else operation.verb,
         f"node {node.name}",
         project=node.project_id,
         node=node.id,

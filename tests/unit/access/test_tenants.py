@@ -82,6 +82,7 @@ def test_a_member_may_not_do_what_a_manager_or_admin_does(tenant: TestClient) ->
         ("POST", "/v1/images/adopt", {"name": "own", "source": "theirs"}),
         ("POST", "/v1/disks/adopt", {"name": "own", "source": "theirs"}),
         ("POST", "/v1/images/golden/flatten", None),
+        ("POST", "/v1/images/golden/edit", {"node": "n1", "network": "net"}),
         ("GET", "/v1/doctor", None),
         ("POST", "/v1/doctor/repair", {}),
     ):
