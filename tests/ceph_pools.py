@@ -87,6 +87,11 @@ class TestPool:
     def names(self) -> set[str]:
         return set(rbd.RBD().list(self.pool))
 
+    def id_objects(self) -> set[str]:
+        """Return the names for which Ceph keeps an image's id, whatever its directory says."""
+        found = (each.key for each in self.pool.list_objects())
+        return {key.removeprefix("rbd_id.") for key in found if key.startswith("rbd_id.")}
+
     def trash(self) -> set[str]:
         return {entry["name"] for entry in rbd.RBD().trash_list(self.pool)}
 

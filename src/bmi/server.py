@@ -32,6 +32,7 @@ from bmi.http import PROBLEMS, Service, answer_errors
 from bmi.ids import short
 from bmi.images import disk_routes as disks_routes
 from bmi.images import life_routes as image_life_routes
+from bmi.images import edit_routes as image_edit_routes
 from bmi.images import routes as images_routes
 from bmi.networks import routes as networks_routes
 from bmi.nodes import routes as nodes_routes
@@ -217,6 +218,7 @@ def build_app(parts: Parts, roles: Collection[Role] = EVERYTHING) -> FastAPI:
         images_routes,
         image_life_routes,
         disks_routes,
+        image_edit_routes,
         operations_routes,
         doctor_routes,
     ):

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -245,6 +246,17 @@ while True:
     driver.write_seed(seed, b"a" * 65536)
     driver.write_seed(seed, b"b" * 65536)
     driver.remove(Volume(Kind.DISK, disk))
+"""
+)
+
+_ROLLER = (
+    _MAKE_DRIVER
+    + """
+disk, images = UUID(spec["disk"]), [UUID(word) for word in spec["images"].split()]
+print("working", flush=True)
+while True:
+    for image in images:
+        driver.roll_back(disk, image)
 """
 )
 
@@ -851,6 +863,158 @@ def test_a_worker_that_was_killed_leaves_only_whole_volumes(
                 assert content == original
             if info.volume.kind is Kind.DISK:
                 assert again.clone(golden, info.volume.id) is Outcome.ALREADY
+
+
+# --- rolling back and growing ----------------------------------------------------------------------------
+
+
+def test_a_disk_that_is_rolled_back_is_the_image_again(
+    bench: Bench, store: Storage, source: Path, golden: UUID
+) -> None:
+    id, frozen = new_id(), new_id()
+    store.clone(golden, id)
+    bench.write(disk(id), 0, b"kept")
+    store.snapshot(id, frozen)
+    bench.write(disk(id), 0, b"x" * MIB)
+
+    assert store.roll_back(id, frozen) is Outcome.DONE
+
+    assert bench.read(disk(id), 0, SIZE) == b"kept" + source.read_bytes()[4:]
+    bench.write(disk(id), 0, b"more")
+    assert bench.read(image(frozen), 0, 4) == b"kept"
+    store.roll_back(id, golden)
+    store.roll_back(id, golden)
+    assert bench.read(disk(id), 0, SIZE) == source.read_bytes()
+    assert {info.volume for info in store.volumes()} == {image(golden), image(frozen), disk(id)}
+
+
+def test_a_disk_that_is_rolled_back_keeps_its_size_and_nothing_behind_the_image(
+    bench: Bench, store: Storage, source: Path, golden: UUID
+) -> None:
+    id = new_id()
+    store.clone(golden, id, size=2 * SIZE)
+    bench.write(disk(id), SIZE, b"x" * MIB)
+
+    store.roll_back(id, golden)
+
+    assert store.find(disk(id)).size == 2 * SIZE  # type: ignore[union-attr]
+    assert bench.read(disk(id), 0, 2 * SIZE) == source.read_bytes() + bytes(SIZE)
+
+
+def test_a_disk_becomes_as_large_as_what_it_is_rolled_back_to(
+    bench: Bench, store: Storage, golden: UUID
+) -> None:
+    id, large, frozen = new_id(), new_id(), new_id()
+    store.clone(golden, id)
+    store.clone(golden, large, size=2 * SIZE)
+    bench.write(disk(large), 2 * SIZE - 4, b"last")
+    store.snapshot(large, frozen)
+
+    store.roll_back(id, frozen)
+
+    assert bench.read(disk(id), 2 * SIZE - 4, 4) == b"last"
+
+
+def test_what_was_made_of_a_disk_stays_when_it_is_rolled_back(
+    bench: Bench, store: Storage, source: Path, golden: UUID
+) -> None:
+    id, frozen, again = new_id(), new_id(), new_id()
+    store.clone(golden, id)
+    bench.write(disk(id), 0, b"mine")
+    store.snapshot(id, frozen)
+    store.clone(frozen, again)
+
+    store.roll_back(id, golden)
+    store.remove(image(frozen))
+    store.remove(disk(id))
+
+    assert bench.read(disk(again), 0, SIZE) == b"mine" + source.read_bytes()[4:]
+
+
+def test_who_has_a_disk_open_does_not_reach_it_any_more_when_it_was_rolled_back(
+    bench: Bench, store: Storage, source: Path, golden: UUID
+) -> None:
+    id = new_id()
+    store.clone(golden, id)
+    with bench.writer(disk(id)) as writer:
+        writer.write()
+        store.roll_back(id, golden)
+        with suppress(ValueError):  # it may have ended with an error instead of a number
+            writer.write()
+
+        assert bench.read(disk(id), 0, SIZE) == source.read_bytes()
+
+
+def test_rolling_back_in_vain_changes_nothing(bench: Bench, store: Storage, golden: UUID) -> None:
+    id, missing = new_id(), new_id()
+    store.clone(golden, id)
+    bench.write(disk(id), 0, b"mine")
+
+    with pytest.raises(NotFound, match=str(missing)):
+        store.roll_back(id, missing)
+    with pytest.raises(NotFound, match=str(missing)):
+        store.roll_back(missing, golden)
+
+    assert bench.read(disk(id), 0, 4) == b"mine"
+    assert {info.volume for info in store.volumes()} == {image(golden), disk(id)}
+
+
+def test_whoever_dies_while_he_rolls_back_leaves_one_content_or_the_other(
+    bench: Bench, store: Storage, golden: UUID, source: Path
+) -> None:
+    id, other, frozen = new_id(), new_id(), new_id()
+    store.clone(golden, other)
+    bench.write(disk(other), 0, b"theirs")
+    store.snapshot(other, frozen)
+    store.remove(disk(other))
+    store.clone(golden, id)
+    contents = [source.read_bytes(), b"theirs" + source.read_bytes()[6:]]
+    for pause in (0.0, 0.013, 0.029, 0.041, 0.07):
+        with child(_ROLLER, bench.spec(disk=str(id), images=f"{golden} {frozen}")) as roller:
+            assert listen(roller) == "working"
+            time.sleep(0.2 + pause)
+            roller.kill()
+            roller.wait()
+
+        info = store.find(disk(id))
+        assert info is not None
+        assert info.size == SIZE
+        assert bench.read(disk(id), 0, SIZE) in contents
+        again = bench.driver()
+        again.prepare()
+        assert {each.volume for each in again.volumes()} == {image(golden), image(frozen), disk(id)}
+        again.roll_back(id, golden)
+        assert bench.read(disk(id), 0, SIZE) == contents[0]
+
+
+def test_a_disk_grows_and_never_shrinks(bench: Bench, store: Storage, source: Path, golden: UUID) -> None:
+    id = new_id()
+    store.clone(golden, id)
+
+    assert store.grow(id, 2 * SIZE) is Outcome.DONE
+    assert store.grow(id, 2 * SIZE) is Outcome.ALREADY
+
+    assert store.find(disk(id)).size == 2 * SIZE  # type: ignore[union-attr]
+    assert bench.read(disk(id), 0, 2 * SIZE) == source.read_bytes() + bytes(SIZE)
+    bench.write(disk(id), 2 * SIZE - 4, b"last")
+    for size in (SIZE, 2 * SIZE - 512, 2 * SIZE + 1):
+        with pytest.raises(BadRequest, match=str(size)):
+            store.grow(id, size)
+    with pytest.raises(NotFound):
+        store.grow(golden, 2 * SIZE)
+    assert bench.read(disk(id), 2 * SIZE - 4, 4) == b"last"
+
+
+def test_a_disk_grows_while_somebody_writes_to_it(bench: Bench, store: Storage, golden: UUID) -> None:
+    id = new_id()
+    store.clone(golden, id)
+    with bench.writer(disk(id)) as writer:
+        writer.write()
+        store.grow(id, 2 * SIZE)
+        written = writer.write()
+    bench.bury(disk(id))
+    assert number_at(bench.read(disk(id), 0, SIZE), written - 1) == written
+    assert store.find(disk(id)).size == 2 * SIZE  # type: ignore[union-attr]
 
 
 # --- lineage, usage, export, adoption, fencing -----------------------------------------------------------

@@ -53,6 +53,8 @@ VERBS: dict[str, dict[str, tuple[str, ...]]] = {
             "copy",
             "adopt",
             "flatten",
+            "roll_back",
+            "grow",
             "fence",
             "write_seed",
             "remove",

@@ -82,6 +82,7 @@ def _volumes(parts: Parts) -> Iterator[Difference]:
         *(Volume(Kind.DISK, id) for id in disks),
         *(Volume(Kind.SEED, row.id) for row in boots),
         *(Volume(Kind.IMAGE, between(id)) for id in adopting),
+        *(Volume(Kind.IMAGE, between(id)) for id, state in disks.items() if state == "creating"),
     }
     yield from (Difference("missing", f"volume {volume}") for volume in wanted - real)
     yield from (Difference("leaked", f"volume {volume}") for volume in real - allowed)

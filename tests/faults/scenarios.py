@@ -73,6 +73,23 @@ def _with_disk(house: House) -> None:
     house.done("POST", "/disks", {"name": "d1", "image": IMAGE, "project": PROJECT})
 
 
+def _active_on_disk(house: House) -> None:
+    """A node that boots from a disk that was there before."""
+    _with_disk(house)
+    house.ended(_provision(image=None, disk="d1")(house))
+
+
+def _edited(house: House) -> None:
+    """A node that edits the golden image."""
+    house.done("POST", f"/images/{IMAGE}/edit", _EDIT)
+
+
+def _change(verb: str, **body: Any) -> Ask:
+    """Ask for a change of the disk."""
+    more = {"until": "power", **body}
+    return lambda house: house.ask("POST", f"/disks/d1/{verb}?project={PROJECT}", more)
+
+
 def _with_network(house: House) -> None:
     house.done("POST", "/networks", {"name": "net2", "project": PROJECT})
 
@@ -167,6 +184,9 @@ def _way_back(point: Point) -> bool:
 
 _BUILD = {"name": "built", "size": 1 << 30}
 _COPY = {"name": "twin", "project": PROJECT}
+_ADOPT = {"name": "d2", "source": "old", "project": PROJECT}
+_EDIT = {"node": "n1", "network": NETWORK, "project": PROJECT, "until": "power"}
+_COMMIT = {"node": "n1", "name": "edited"}
 _GONE = Fault.FAILS_FOR_GOOD
 
 SCENARIOS = (
@@ -237,6 +257,70 @@ SCENARIOS = (
         points=_way_back,
     ),
     Scenario("disk.flatten", "", _asking("POST", f"/disks/d1/flatten?project={PROJECT}"), _with_disk),
+    Scenario(
+        "image.edit", "", _asking("POST", f"/images/{IMAGE}/edit", _EDIT), points=_steps("begin", "disk")
+    ),
+    Scenario("image.commit", "", _asking("POST", "/images/commit", _COMMIT), _edited),
+    Scenario(
+        "image.commit",
+        "undone",
+        _asking("POST", "/images/commit", _COMMIT),
+        _edited,
+        planted={("storage", "snapshot", 1): Fault.LIES_FAILED},
+        points=_undoing_calls,
+    ),
+    Scenario("disk.adopt", "", _asking("POST", "/disks/adopt", _ADOPT), lambda house: house.to_adopt("old")),
+    Scenario(
+        "disk.adopt",
+        "undone",
+        _asking("POST", "/disks/adopt", _ADOPT),
+        lambda house: house.to_adopt("old"),
+        planted={("storage", "clone", 1): Fault.LIES_FAILED},
+        points=_way_back,
+    ),
+    Scenario("disk.rollback", "of a node", _change("rollback", keep="kept"), _active_on_disk),
+    Scenario(
+        "disk.rollback",
+        "of a free disk",
+        _change("rollback"),
+        _with_disk,
+        points=_steps("image", "roll back"),
+    ),
+    Scenario(
+        "disk.rollback",
+        "undone",
+        _change("rollback", keep="kept"),
+        _active_on_disk,
+        planted={("storage", "snapshot", 1): Fault.LIES_FAILED},
+        points=_undoing_calls,
+    ),
+    Scenario("disk.grow", "of a node", _change("grow", size=1 << 17, restart=True), _active_on_disk),
+    Scenario("disk.grow", "of a free disk", _change("grow", size=1 << 17), _with_disk, points=_steps("grow")),
+    Scenario(
+        "disk.grow",
+        "undone",
+        _change("grow", size=1 << 17, restart=True),
+        _active_on_disk,
+        planted={("power", "on", 1): _GONE},
+        points=_undoing_calls,
+    ),
+    Scenario("disk.move", "", _change("move", to="n2"), _active_on_disk),
+    Scenario(
+        "disk.move",
+        "undone",
+        _change("move", to="n2"),
+        _active_on_disk,
+        planted={("power", "on", 1): _GONE},
+        points=_way_back,
+    ),
+    Scenario(
+        "disk.move",
+        "given up on",
+        _change("move", to="n2", until="up", deadline=0.05),
+        _active_on_disk,
+        good="failed",
+        points=lambda point: point.step in ("watch", "end"),
+    ),
     Scenario("image.build", "", _asking("POST", "/images/build", _BUILD)),
     Scenario(
         "image.build",
@@ -309,6 +393,15 @@ SCENARIOS = (
     _retried(
         "disk.delete", _asking("DELETE", f"/disks/d1?project={PROJECT}"), ("storage", "remove"), _with_disk
     ),
+    _retried("disk.rollback", _change("rollback", keep="kept"), ("power", "on"), _active_on_disk),
+    _retried(
+        "disk.grow",
+        _change("grow", size=1 << 17, restart=True),
+        ("storage", "grow"),
+        _active_on_disk,
+    ),
+    _retried("image.commit", _asking("POST", "/images/commit", _COMMIT), ("storage", "remove"), _edited),
+    _retried("disk.move", _change("move", to="n2"), ("target", "remove"), _active_on_disk),
     _retried("image.build", _asking("POST", "/images/build", _BUILD), ("storage", "import_image")),
     _retried("image.copy", _asking("POST", f"/images/{IMAGE}/copy", _COPY), ("storage", "copy")),
     _retried(

@@ -70,6 +70,23 @@ wishes = strategies.one_of(
     disks.map(lambda name: Wish("DELETE", f"/disks/{name}{_IN}")),
     disks.map(lambda name: Wish("POST", f"/disks/{name}/flatten{_IN}")),
     strategies.builds(
+        lambda disk, keep: Wish("POST", f"/disks/{disk}/rollback{_IN}", {"until": "power", **keep}),
+        disks,
+        strategies.sampled_from([{}, {"keep": "s1"}, {"image": "s1"}, {"image": "s2", "other_image": True}]),
+    ),
+    strategies.builds(
+        lambda disk, blocks: Wish(
+            "POST", f"/disks/{disk}/grow{_IN}", {"size": blocks << 16, "restart": True, "until": "power"}
+        ),
+        disks,
+        strategies.integers(1, 4),
+    ),
+    strategies.builds(
+        lambda disk, node: Wish("POST", f"/disks/{disk}/move{_IN}", {"to": node, "until": "power"}),
+        disks,
+        nodes,
+    ),
+    strategies.builds(
         lambda disk, name: Wish("POST", f"/disks/{disk}/snapshot{_IN}", {"name": name}), disks, images
     ),
     images.map(lambda name: Wish("POST", f"/images/{name}/purge{_IN}")),

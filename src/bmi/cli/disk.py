@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from bmi.api.disks import DiskCreate, SnapshotCreate
+from bmi.api.disks import DiskAdopt, DiskCreate, Grow, Move, RollBack, SnapshotCreate
+from bmi.api.nodes import Milestone
 from bmi.cli import apps, complete, options, output
 from bmi.cli.progress import finish
 from bmi.cli.session import connect
@@ -12,6 +13,8 @@ from bmi.cli.session import connect
 app = apps.noun("Writable copy-on-write clones of images.")
 
 Name = Annotated[str, typer.Argument(help="Name or id.", metavar="DISK", autocompletion=complete.disks)]
+Until = Annotated[Milestone, typer.Option(help="How far to follow the boot.")]
+Deadline = Annotated[str, typer.Option(metavar="TIME", help="How long the boot may take.")]
 
 
 @app.command()
@@ -36,6 +39,29 @@ def create(
     request = DiskCreate(name=name, image=image, size=None if size is None else options.size(size))
     with connect(project) as bmi:
         finish(bmi, bmi.disks.create(request), wait=wait, json=json)
+
+
+@app.command()
+def adopt(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="RBD image in the pool, or raw file in the store's folder `adopt`.", metavar="SOURCE"
+        ),
+    ],
+    name: Annotated[str, typer.Option(metavar="NAME", help="What to call the disk.")],
+    project: options.ProjectName = None,
+    wait: options.Wait = True,
+    json: options.Json = False,
+) -> None:
+    """Make a disk of what lies in the store already, without copying it. It stays where it is. Admins only.
+
+    \b
+    Example:
+      bmi disk adopt node-7 --name web --project blue
+    """
+    with connect(project) as bmi:
+        finish(bmi, bmi.disks.adopt(DiskAdopt(name=name, source=source)), wait=wait, json=json)
 
 
 @app.command("list")
@@ -104,6 +130,101 @@ def snapshot(
     """
     with connect(project) as bmi:
         finish(bmi, bmi.disks.snapshot(disk, SnapshotCreate(name=name)), wait=wait, json=json)
+
+
+@app.command()
+def rollback(
+    disk: Name,
+    image: Annotated[
+        str | None,
+        typer.Option(
+            metavar="IMAGE",
+            help="What it becomes again.",
+            show_default="what it was cloned from",
+            autocompletion=complete.images,
+        ),
+    ] = None,
+    keep: Annotated[
+        str | None, typer.Option(metavar="NAME", help="First make an image of this name of it as it is now.")
+    ] = None,
+    other_image: Annotated[
+        bool, typer.Option("--other-image", help="Also to an image that has nothing to do with the disk.")
+    ] = False,
+    until: Until = Milestone.UP,
+    deadline: Deadline = "30m",
+    project: options.ProjectName = None,
+    wait: options.Wait = True,
+    json: options.Json = False,
+) -> None:
+    """Make a disk what an image is, at once. What is on it now is gone, unless it is kept.
+
+    A node that runs from it is switched off and on; one that is off stays off.
+
+    \b
+    Example:
+      bmi disk rollback web --image web-before-upgrade --keep web-broken
+    """
+    request = RollBack(
+        image=image, keep=keep, other_image=other_image, until=until, deadline=options.span(deadline)
+    )
+    with connect(project) as bmi:
+        finish(bmi, bmi.disks.roll_back(disk, request), wait=wait, json=json)
+
+
+@app.command()
+def grow(
+    disk: Name,
+    size: Annotated[str, typer.Option(metavar="SIZE", help="Its new size: 40G.")],
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Switch a node off and on again that runs from it.")
+    ] = False,
+    until: Until = Milestone.UP,
+    deadline: Deadline = "30m",
+    project: options.ProjectName = None,
+    wait: options.Wait = True,
+    json: options.Json = False,
+) -> None:
+    """Make a disk larger. A node sees that at its next boot, so one that runs from it has to be restarted.
+
+    \b
+    Example:
+      bmi disk grow web --size 40G --restart
+    """
+    request = Grow(size=options.size(size), restart=restart, until=until, deadline=options.span(deadline))
+    with connect(project) as bmi:
+        finish(bmi, bmi.disks.grow(disk, request), wait=wait, json=json)
+
+
+@app.command()
+def move(
+    disk: Name,
+    to: Annotated[
+        str, typer.Option(metavar="NODE", help="Free node that is to boot it.", autocompletion=complete.nodes)
+    ],
+    network: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NETWORK",
+            help="Network to boot on.",
+            show_default="where it is now",
+            autocompletion=complete.networks,
+        ),
+    ] = None,
+    until: Until = Milestone.UP,
+    deadline: Deadline = "30m",
+    project: options.ProjectName = None,
+    wait: options.Wait = True,
+    json: options.Json = False,
+) -> None:
+    """Boot a disk on another node: the same operating system on other hardware. The first node is given back.
+
+    \b
+    Example:
+      bmi disk move web --to n2
+    """
+    request = Move(to=to, network=network, until=until, deadline=options.span(deadline))
+    with connect(project) as bmi:
+        finish(bmi, bmi.disks.move(disk, request), wait=wait, json=json)
 
 
 @app.command()

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import typer
 
 from bmi.api.images import ImageAdopt, ImageBuild
-from bmi.cli import apps, complete, image_life, options, output, tree
+from bmi.cli import apps, complete, image_edit, image_life, options, output, tree
 from bmi.cli.progress import finish
 from bmi.cli.session import connect
 
@@ -162,3 +162,4 @@ def flatten(
 
 app.add_typer(image_life.app)
 app.add_typer(tree.app)
+image_edit.register(app)

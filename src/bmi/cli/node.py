@@ -206,7 +206,7 @@ def provision(
         disk=disk,
         network=network,
         hostname=hostname,
-        ssh_keys=[key for file in ssh_key or [] for key in _public_keys(file)],
+        ssh_keys=[key for file in ssh_key or [] for key in public_keys(file)],
         user_data=None if user_data is None else options.content(user_data),
         until=until,
         deadline=options.span(deadline),
@@ -315,7 +315,8 @@ def _pair(text: str) -> tuple[str, str]:
     return key, value
 
 
-def _public_keys(file: str) -> list[str]:
+def public_keys(file: str) -> list[str]:
+    """Return the public keys in a file."""
     text = options.content(str(Path(file).expanduser()))
     if "PRIVATE KEY" in text:
         raise typer.BadParameter(f"{file} is a private key; give the .pub file", param_hint="--ssh-key")

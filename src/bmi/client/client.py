@@ -9,6 +9,7 @@ from bmi.api.access import Identity
 from bmi.api.common import Version
 from bmi.api.doctor import Repair, Repaired, Report
 from bmi.client.disks import Disks
+from bmi.client.image_edits import ImageEdits
 from bmi.client.images import Images
 from bmi.client.members import Members
 from bmi.client.networks import Networks
@@ -55,6 +56,7 @@ class Client:
         self.nodes = Nodes(self._transport)
         self.networks = Networks(self._transport)
         self.images = Images(self._transport)
+        self.image_edits = ImageEdits(self._transport)
         self.disks = Disks(self._transport)
         self.operations = Operations(self._transport)
         self.members = Members(self._transport)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from uuid import UUID
 
-from bmi.api.disks import Disk, DiskCreate, SnapshotCreate
+from bmi.api.disks import Disk, DiskAdopt, DiskCreate, Grow, Move, RollBack, SnapshotCreate
 from bmi.api.operations import Operation
 from bmi.client.transport import Transport
 
@@ -18,6 +18,11 @@ class Disks:
         """Start cloning a disk from an image."""
         body = self._transport.in_project(request)
         return self._transport.call("POST", ["disks"], Operation, body=body)
+
+    def adopt(self, request: DiskAdopt) -> Operation:
+        """Start making a disk of what lies in the store already."""
+        body = self._transport.in_project(request)
+        return self._transport.call("POST", ["disks", "adopt"], Operation, body=body)
 
     def list(self, *, limit: int | None = None) -> Iterator[Disk]:
         """Go through the disks."""
@@ -38,6 +43,21 @@ class Disks:
         """Start making a disk independent of the image that it was cloned from."""
         query = {"project": self._transport.project}
         return self._transport.call("POST", ["disks", disk, "flatten"], Operation, query=query)
+
+    def roll_back(self, disk: str | UUID, request: RollBack) -> Operation:
+        """Start making a disk what an image is; a node that runs from it is switched off and on."""
+        query = {"project": self._transport.project}
+        return self._transport.call("POST", ["disks", disk, "rollback"], Operation, body=request, query=query)
+
+    def grow(self, disk: str | UUID, request: Grow) -> Operation:
+        """Start making a disk larger."""
+        query = {"project": self._transport.project}
+        return self._transport.call("POST", ["disks", disk, "grow"], Operation, body=request, query=query)
+
+    def move(self, disk: str | UUID, request: Move) -> Operation:
+        """Start having another node boot from a disk."""
+        query = {"project": self._transport.project}
+        return self._transport.call("POST", ["disks", disk, "move"], Operation, body=request, query=query)
 
     def delete(self, disk: str | UUID) -> Operation:
         """Start removing a disk and what is on it."""

@@ -22,7 +22,13 @@ class Claims:
 
 def claims(session: Session) -> Claims:
     """Return what is claimed now."""
-    columns = (Operation.node_id, Operation.disk_id, Operation.image_id, Operation.network_id)
+    columns = (
+        Operation.node_id,
+        Operation.second_node_id,
+        Operation.disk_id,
+        Operation.image_id,
+        Operation.network_id,
+    )
     running = session.execute(select(*columns).where(Operation.ended_at.is_(None))).all()
     found: set[UUID] = {id for row in running for id in row if id is not None}
     # A disk of a node that is given back may be gone before its row.

@@ -68,6 +68,18 @@ class ConfirmedStorage(_Confirmed):
         _require(self._driver.depth(volume) == 0, f"{volume} was made independent", "storage")
         return outcome
 
+    def roll_back(self, disk: UUID, image: UUID) -> Outcome:
+        outcome = self._driver.roll_back(disk, image)
+        self._require(Volume(Kind.DISK, disk), there=True)
+        return outcome
+
+    def grow(self, disk: UUID, size: int) -> Outcome:
+        outcome = self._driver.grow(disk, size)
+        volume = Volume(Kind.DISK, disk)
+        found = self._driver.find(volume)
+        _require(found is not None and found.size >= size, f"{volume} has {size} bytes", "storage")
+        return outcome
+
     def write_seed(self, seed: UUID, content: bytes) -> Outcome:
         outcome = self._driver.write_seed(seed, content)
         self._require(Volume(Kind.SEED, seed), there=True)

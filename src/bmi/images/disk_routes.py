@@ -14,7 +14,7 @@ from bmi.http import InProject, Pages, TheService, Who
 from bmi.images.models import Disk
 from bmi.images.service import node_of
 from bmi.images.usage import usage_of
-from bmi.provisioning import disks
+from bmi.provisioning import disk_adopt, disk_grow, disk_move, disk_roll_back, disks
 from bmi.provisioning.accept import accept
 
 router = APIRouter()
@@ -24,6 +24,12 @@ router = APIRouter()
 def create_disk(service: TheService, who: Who, body: wire.DiskCreate, response: Response) -> Operation:
     """Clone an image."""
     return accept(service, response, lambda session: disks.ask_create(session, who, body))
+
+
+@router.post("/disks/adopt", status_code=202, tags=["disks"])
+def adopt_disk(service: TheService, who: Who, body: wire.DiskAdopt, response: Response) -> Operation:
+    """Make a disk of a content that lies in the store already, without copying it."""
+    return accept(service, response, lambda session: disk_adopt.ask(session, who, body))
 
 
 @router.get("/disks", tags=["disks"])
@@ -50,6 +56,39 @@ def flatten_disk(
 ) -> Operation:
     """Make a disk independent of its image, by copying what they have in common; a node may run on it."""
     return accept(service, response, lambda session: disks.ask_flatten(session, who, disk, project))
+
+
+@router.post("/disks/{disk}/rollback", status_code=202, tags=["disks"])
+def roll_back_disk(
+    service: TheService,
+    who: Who,
+    disk: str,
+    body: wire.RollBack,
+    response: Response,
+    project: InProject = None,
+) -> Operation:
+    """Make a disk what an image is; a node that runs from it is switched off and on."""
+    return accept(service, response, lambda session: disk_roll_back.ask(session, who, disk, project, body))
+
+
+@router.post("/disks/{disk}/grow", status_code=202, tags=["disks"])
+def grow_disk(
+    service: TheService, who: Who, disk: str, body: wire.Grow, response: Response, project: InProject = None
+) -> Operation:
+    """Make a disk larger."""
+    return accept(service, response, lambda session: disk_grow.ask(session, who, disk, project, body))
+
+
+@router.post("/disks/{disk}/move", status_code=202, tags=["disks"])
+def move_disk(
+    service: TheService, who: Who, disk: str, body: wire.Move, response: Response, project: InProject = None
+) -> Operation:
+    """Have a free node boot from a disk instead of the node that does now."""
+    return accept(
+        service,
+        response,
+        lambda session: disk_move.ask(session, service.parts, who, disk, project, body),
+    )
 
 
 @router.delete("/disks/{disk}", status_code=202, tags=["disks"])

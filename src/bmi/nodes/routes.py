@@ -1,7 +1,7 @@
 """HTTP of nodes."""
 
 from fastapi import APIRouter, Response
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from bmi.access.policy import Action, Caller, authorize
@@ -124,7 +124,9 @@ def list_node_events(service: TheService, who: Who, node: str, paging: Pages) ->
 def _node(session: Session, parts: Parts, who: Caller, row: Node) -> wire.Node:
     record = session.scalar(select(Boot).where(Boot.node_id == row.id))
     running = session.scalar(
-        select(Operation.id).where(Operation.node_id == row.id, Operation.ended_at.is_(None))
+        select(Operation.id).where(
+            or_(Operation.node_id == row.id, Operation.second_node_id == row.id), Operation.ended_at.is_(None)
+        )
     )
     return wire.Node(
         id=row.id,

@@ -31,9 +31,14 @@ WAYS = (
     Way(NodeState.PROVISIONING, NodeState.AVAILABLE, "provision failed or was cancelled, all undone"),
     Way(NodeState.PROVISIONING, NodeState.FAILED, "the node did not boot, or undoing failed"),
     Way(NodeState.FAILED, NodeState.ACTIVE, "the node reported late that it is up"),
+    Way(NodeState.ACTIVE, NodeState.FAILED, "a change of its disk failed, and left it standing"),
     Way(NodeState.FAILED, NodeState.PROVISIONING, "the provision that left it standing is tried again"),
     Way(NodeState.FAILED, NodeState.DEPROVISIONING, "deprovision or reset is asked for"),
     Way(NodeState.ACTIVE, NodeState.DEPROVISIONING, "deprovision or reset is asked for"),
+    Way(
+        NodeState.ACTIVE, NodeState.AVAILABLE, "its disk was moved to another node, or committed as an image"
+    ),
+    Way(NodeState.FAILED, NodeState.AVAILABLE, "the same"),
     Way(NodeState.AVAILABLE, NodeState.DEPROVISIONING, "reset is asked for"),
     Way(NodeState.MAINTENANCE, NodeState.DEPROVISIONING, "reset is asked for"),
     Way(NodeState.PROVISIONING, NodeState.DEPROVISIONING, "reset is asked for, and no operation runs on it"),

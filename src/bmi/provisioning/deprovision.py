@@ -17,12 +17,12 @@ from bmi.drivers.storage import Kind, Volume
 from bmi.errors import WrongState
 from bmi.networks.service import apply_port
 from bmi.nodes.models import Node
-from bmi.nodes.service import bmc_of
 from bmi.nodes.states import move
 from bmi.parts import Parts
+from bmi.provisioning.boots import flag, power_off, remove_boot_service, remove_export, remove_seed
 from bmi.provisioning.engine import Run, workflow
 from bmi.provisioning.models import Operation
-from bmi.provisioning.provision import flag, forget, remove_boot_service, remove_export, remove_seed
+from bmi.provisioning.provision import forget
 from bmi.provisioning.service import ask as ask_operation
 
 
@@ -127,14 +127,12 @@ def take_back(run: Run) -> None:
     assert node is not None  # noqa: S101 - the claim of these verbs
     run.next_step_of_cancelled = "it is half given back"
 
-    def power_off() -> str:
+    def off() -> str:
         if run.request["assume_off"]:
             return "not asked for: somebody said that it is off"
-        power, bmc = bmc_of(parts, node)
-        power.off(bmc)
-        return "off, confirmed by the BMC"
+        return power_off(parts, node)
 
-    run.step("power off", power_off)
+    run.step("power off", off)
     run.step("network", lambda: isolate(parts, node))
     if run.request["boot"] is None:
         return

@@ -153,6 +153,10 @@ class Run:
             name, lambda: self._carry_out(name, do, StepState.DONE, cancellable=True), stands=stands
         )
 
+    def remember(self, **facts: Any) -> None:
+        """Keep in `request` how something was before a step changes it; the first time counts."""
+        self.operation.request = self.journal.remember(facts)
+
     def progress(self, step: str, detail: str, fraction: float) -> None:
         """Tell how far a step is; `fraction` goes from 0 to 1."""
         self.journal.progress(step, detail, fraction)

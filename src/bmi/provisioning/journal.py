@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 from uuid import UUID
 
 from sqlalchemy import func, select
@@ -137,6 +137,14 @@ class Journal:
         with self._writing() as session:
             if row := self._step(session, name):
                 row.detail, row.progress = detail, fraction
+
+    @_patiently
+    def remember(self, facts: dict[str, Any]) -> dict[str, Any]:
+        """Keep with the request what later steps need to know, unless it is there already; return all of it."""
+        with self._writing() as session:
+            row = session.get_one(Operation, self._id)
+            row.request = {**facts, **row.request}
+            return row.request
 
     @_patiently
     def note(self, kind: str, message: str) -> None:

@@ -67,8 +67,9 @@ def _given_up(session: Session, ended: Sequence[Operation]) -> Iterator[Volume]:
 
 def _free(session: Session, ended: Sequence[Operation]) -> list[UUID]:
     """Return the nodes that operations gave back, or never got, and that nobody has taken since."""
-    ids = {operation.node_id for operation in ended if operation.node_id}
-    claimed = select(Operation.node_id).where(Operation.ended_at.is_(None), Operation.node_id.is_not(None))
+    ids = {id for operation in ended for id in (operation.node_id, operation.second_node_id) if id}
+    running = select(Operation.node_id, Operation.second_node_id).where(Operation.ended_at.is_(None))
+    claimed = {id for row in session.execute(running) for id in row if id}
     free = select(Node.id).where(Node.state == NodeState.AVAILABLE, Node.id.in_(ids), Node.id.not_in(claimed))
     return list(session.scalars(free))
 

@@ -28,7 +28,7 @@ def _one_running(column: str) -> Index:
 class Operation(Table):
     """One long-running change. Its id is also the id of the durable workflow that carries it out.
 
-    The columns node_id to network_id are claims: while the operation runs, no other one may claim the same
+    The columns node_id to second_node_id are claims: while the operation runs, no other one may claim the same
     thing. They are plain ids, so that the history survives the things.
     """
 
@@ -38,6 +38,7 @@ class Operation(Table):
         _one_running("disk_id"),
         _one_running("image_id"),
         _one_running("network_id"),
+        _one_running("second_node_id"),
         Index("ix_operations_running", "ended_at", "id"),
     )
 
@@ -57,6 +58,8 @@ class Operation(Table):
     disk_id: Mapped[UUID | None]
     image_id: Mapped[UUID | None]
     network_id: Mapped[UUID | None]
+    second_node_id: Mapped[UUID | None]
+    """Another node that it changes too."""
     request: Mapped[dict[str, Any]]
     result: Mapped[dict[str, Any]] = mapped_column(default=dict)
     error: Mapped[dict[str, Any] | None]
@@ -74,6 +77,10 @@ class Operation(Table):
     steps: Mapped[list["Step"]] = relationship(
         lazy="selectin", order_by="Step.position", cascade="all, delete-orphan"
     )
+
+    def did(self, step: str) -> bool:
+        """Say whether a step was done, and not undone."""
+        return any(row.name == step and row.state is StepState.DONE for row in self.steps)
 
 
 class Step(Table):

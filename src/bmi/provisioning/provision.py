@@ -9,17 +9,13 @@ from sqlalchemy.orm import Session
 from bmi.access.models import Project
 from bmi.access.policy import Action, Caller, authorize
 from bmi.access.service import find_owned
-from bmi.api.nodes import Milestone, NodeState, Provision
+from bmi.api.nodes import NodeState, Provision
 from bmi.api.operations import Ending
 from bmi.boot import service as boot
 from bmi.boot.models import Boot
-from bmi.boot.watch import wait_for
-from bmi.db import now
-from bmi.drivers.power import BootDevice
 from bmi.drivers.storage import Kind, Volume
 from bmi.errors import BadRequest, InUse, WrongState
 from bmi.gateways import service as gateways
-from bmi.gateways.orders import at_gateway
 from bmi.ids import new_id, short
 from bmi.images.models import Disk
 from bmi.images.quota import require_room
@@ -27,20 +23,34 @@ from bmi.images.service import ready_image, refuse_disk_in_use, warning
 from bmi.networks import service as networks
 from bmi.networks.models import Attachment, Network
 from bmi.nodes.models import Node
-from bmi.nodes.service import bmc_of
 from bmi.nodes.states import move
 from bmi.parts import Parts
+from bmi.provisioning import boots
 from bmi.provisioning.engine import Run, workflow
 from bmi.provisioning.models import Operation
 from bmi.provisioning.service import ask as ask_operation
 
-_SECRET_BYTES = (
-    8  # 16 characters of CHAP secret: RFC 7143 wants 96 bits, firmware takes 16 characters at most
-)
+SECRET_BYTES = 8  # 16 characters of CHAP secret: RFC 7143 wants 96 bits, firmware takes 16 characters at most
 
 
-def ask(session: Session, parts: Parts, caller: Caller, ref: str, request: Provision) -> Operation:
+def ask(
+    session: Session,
+    parts: Parts,
+    caller: Caller,
+    ref: str,
+    request: Provision,
+    *,
+    verb: str = "node.provision",
+) -> Operation:
     """Claim a free node, and write down what it is to boot.
+
+    Args:
+        session: The transaction.
+        parts: The parts.
+        caller: Who asks.
+        ref: Name or id of the node.
+        request: What it is to boot, and how.
+        verb: What it is for; carried out like a provision whatever it is.
 
     Raises:
         WrongState: The node is not available.
@@ -73,7 +83,7 @@ def ask(session: Session, parts: Parts, caller: Caller, ref: str, request: Provi
         hostname=request.hostname or node.name,
         ssh_keys=request.ssh_keys,
         user_data=request.user_data,
-        chap_secret=parts.vault.seal(secrets.token_hex(_SECRET_BYTES)),
+        chap_secret=parts.vault.seal(secrets.token_hex(SECRET_BYTES)),
         attachment=attachment,
         disk=disk,
         gateway=gateway,
@@ -84,7 +94,7 @@ def ask(session: Session, parts: Parts, caller: Caller, ref: str, request: Provi
     operation = ask_operation(
         session,
         caller,
-        "node.provision",
+        verb,
         f"node {node.name}",
         project=project.id,
         node=node.id,
@@ -103,7 +113,7 @@ def ask(session: Session, parts: Parts, caller: Caller, ref: str, request: Provi
         },
         asked=request.model_dump(mode="json") | {"project": str(project.id)},
     )
-    _refuse_unavailable(node)
+    refuse_unavailable(node)
     session.add_all([attachment, record])
     move(node, NodeState.PROVISIONING)
     node.project_id, node.problem = project.id, None
@@ -120,11 +130,12 @@ def again(session: Session, parts: Parts, caller: Caller, operation: Operation) 
     node = find_owned(session, caller, Node, str(operation.node_id), Action.NODE_USE, project=None)
     record = session.get(Boot, UUID(operation.request["boot"]))
     if record is None:
-        return ask(session, parts, caller, str(node.id), Provision.model_validate(operation.asked))
+        asked = Provision.model_validate(operation.asked)
+        return ask(session, parts, caller, str(node.id), asked, verb=operation.verb)
     repeated = ask_operation(
         session,
         caller,
-        "node.provision",
+        "node.provision" if operation.verb == "disk.move" else operation.verb,
         f"node {node.name}",
         project=node.project_id,
         node=node.id,
@@ -170,7 +181,13 @@ def _with_nic(record: Boot, node: Node, network: Network) -> Boot:
     return record
 
 
-def _refuse_unavailable(node: Node) -> None:
+def refuse_unavailable(node: Node) -> None:
+    """Refuse a node that is not free.
+
+    Raises:
+        InUse: It boots something.
+        WrongState: It is in none of these states.
+    """
     if node.state is NodeState.AVAILABLE:
         return
     if node.state in (NodeState.ACTIVE, NodeState.FAILED):
@@ -220,12 +237,7 @@ def provision(run: Run) -> None:
     parts = run.parts
     with parts.db.read() as session:
         record = session.get_one(Boot, UUID(run.request["boot"]))
-    node, network, nic = record.node_id, record.attachment.network_id, record.attachment.nic_id
-
-    def power_off() -> str:
-        power, bmc = bmc_of(parts, node)
-        power.off(bmc)
-        return "off, confirmed by the BMC"
+    node, nic = record.node_id, record.attachment.nic_id
 
     def clone() -> str:
         if record.disk.state == "ready":
@@ -246,98 +258,34 @@ def provision(run: Run) -> None:
         parts.storage.remove(Volume(Kind.DISK, record.disk_id))
         return "gone"
 
-    def seed() -> str:
-        flag(parts, record.id, seeded=True)
-        boot.write_seed(parts, record.id)
-        return f"host name {record.hostname}, {len(record.ssh_keys)} SSH keys"
-
-    def export() -> str:
-        flag(parts, record.id, exported=True)
-        at_gateway(parts, record.gateway_id, "export", record.id)
-        return f"{boot.iqn(parts, record)} for {boot.initiator(parts, record)} only, by {record.gateway.name}"
-
-    def serve() -> str:
-        flag(parts, record.id, served=True)
-        at_gateway(parts, record.gateway_id, "dhcp", network)
-        return f"{record.attachment.nic.mac} gets {record.attachment.address}"
-
-    def attach() -> str:
-        flag(parts, record.id, attached=True)
-        networks.apply_port(parts, nic)
-        card = record.attachment.nic
-        return f"port {card.port} of {card.switch} carries VLAN {record.attachment.network.vlan}"
-
-    def power_on() -> str:
-        power, bmc = bmc_of(parts, node)
-        power.boot_from(bmc, BootDevice.NETWORK)
-        power.off(bmc)
-        with parts.db.write() as session:
-            row = session.get_one(Boot, record.id)
-            row.milestone, row.started_at = None, now()
-        power.on(bmc)
-        with parts.db.write() as session:
-            row = session.get_one(Boot, record.id)
-            boot.reached(session, row, Milestone.POWER, "power is on, confirmed by the BMC", kind="power.on")
-        return "on, confirmed by the BMC"
-
-    def watch() -> str:
-        return wait_for(
-            parts,
-            record.id,
-            Milestone(run.request["until"]),
-            run.request["deadline"],
-            tell=lambda what, fraction: run.progress("watch", what, fraction),
-            stop=run.stop_if_cancelled,
-        )
-
     # What an earlier try left standing may have been used: nothing of it is undone.
     onward = run.request.get("onward", False)
     if onward:
         run.next_step_of_cancelled = "nothing is undone"
     with contextlib.nullcontext() if onward else run.all_or_nothing():
-        run.step("power off", power_off)
+        run.step("power off", lambda: boots.power_off(parts, node))
         run.step("disk", clone, undo=unclone)
-        run.step("seed", seed, undo=lambda: remove_seed(parts, record.id))
-        run.step("export", export, undo=lambda: remove_export(parts, record))
-        run.step("boot service", serve, undo=lambda: remove_boot_service(parts, record))
-        run.step("network", attach, undo=lambda: detach(parts, record.id, nic))
-        run.step("power on", power_on, undo=power_off)
-        run.step("watch", watch, stands=True)
-
-
-def flag(parts: Parts, id: UUID, **flags: bool) -> None:
-    """Write what should exist for a boot record: `seeded`, `exported`, `served`, `attached`."""
-    with parts.db.write() as session:
-        row = session.get(Boot, id)
-        for name, value in flags.items():
-            if row is not None:
-                setattr(row, name, value)
-
-
-def remove_seed(parts: Parts, id: UUID) -> str:
-    """Take a boot's seed away."""
-    parts.storage.remove(Volume(Kind.SEED, id))
-    flag(parts, id, seeded=False)
-    return "gone"
-
-
-def remove_export(parts: Parts, record: Boot) -> str:
-    """Take a boot's export away."""
-    flag(parts, record.id, exported=False)
-    answer = at_gateway(parts, record.gateway_id, "export", record.id)
-    how = "gone by force, with its whole server" if answer["forced"] else "gone"
-    return f"{how}; still logged in were: {', '.join(answer['left'])}" if answer["left"] else how
-
-
-def remove_boot_service(parts: Parts, record: Boot) -> str:
-    """Stop answering a boot's node."""
-    flag(parts, record.id, served=False)
-    at_gateway(parts, record.gateway_id, "dhcp", record.attachment.network_id)
-    return "no lease, no script"
-
-
-def detach(parts: Parts, id: UUID, nic: UUID) -> str:
-    """Take a boot's card off its network."""
-    flag(parts, id, attached=False)
-    networks.apply_port(parts, nic)
-    return "isolated, confirmed by the switch"
+        run.step(
+            "seed",
+            lambda: boots.write_seed(parts, record.id),
+            undo=lambda: boots.remove_seed(parts, record.id),
+        )
+        run.step(
+            "export", lambda: boots.export(parts, record.id), undo=lambda: boots.remove_export(parts, record)
+        )
+        run.step(
+            "boot service",
+            lambda: boots.serve(parts, record.id),
+            undo=lambda: boots.remove_boot_service(parts, record),
+        )
+        run.step(
+            "network",
+            lambda: boots.attach(parts, record.id),
+            undo=lambda: boots.detach(parts, record.id, nic),
+        )
+        run.step(
+            "power on",
+            lambda: boots.power_on(parts, record.id),
+            undo=lambda: boots.power_off(parts, node),
+        )
+        run.step("watch", lambda: boots.watch(run, record.id), stands=True)

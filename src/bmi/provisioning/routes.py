@@ -9,7 +9,7 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from bmi.access.policy import Action, Caller, authorize, unknown
@@ -48,9 +48,8 @@ def list_operations(
         if state is not None:
             query = query.where(Operation.state == state)
         if node is not None:
-            query = query.where(
-                Operation.node_id == find_owned(session, who, Node, node, Action.NODE_READ, project=None).id
-            )
+            id = find_owned(session, who, Node, node, Action.NODE_READ, project=None).id
+            query = query.where(or_(Operation.node_id == id, Operation.second_node_id == id))
         rows, following = page(session, query, Operation, limit=paging.limit, cursor=paging.cursor)
         return Page(items=[view(row) for row in rows], next=following)
 

@@ -31,6 +31,7 @@ def ask(
     disk: UUID | None = None,
     image: UUID | None = None,
     network: UUID | None = None,
+    second_node: UUID | None = None,
 ) -> Operation:
     """Write down an operation to be carried out, with its claims.
 
@@ -47,6 +48,7 @@ def ask(
         disk: The same for a disk.
         image: The same for an image.
         network: The same for a network.
+        second_node: The same for another node.
 
     Raises:
         InUse: Another operation has claimed one of them.
@@ -61,6 +63,7 @@ def ask(
         disk_id=disk,
         image_id=image,
         network_id=network,
+        second_node_id=second_node,
         request=request or {},
         result=result or {},
         asked=asked or {},
@@ -121,12 +124,13 @@ def retry(session: Session, parts: Parts, caller: Caller, operation: Operation) 
 
 def _refuse_claimed(session: Session, row: Operation) -> None:
     claims = (
-        (Operation.node_id, row.node_id),
         (Operation.disk_id, row.disk_id),
         (Operation.image_id, row.image_id),
         (Operation.network_id, row.network_id),
     )
     same = [column == id for column, id in claims if id is not None]
+    for node in {row.node_id, row.second_node_id} - {None}:
+        same += [Operation.node_id == node, Operation.second_node_id == node]
     other = (
         session.scalar(select(Operation).where(Operation.ended_at.is_(None), or_(*same))) if same else None
     )

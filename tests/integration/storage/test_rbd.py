@@ -277,6 +277,103 @@ def test_targets_get_a_configuration_of_their_own(
     assert store.backing(Volume(Kind.SEED, seed)).path.startswith(f"{pool.name}/seed-{seed}@1-")
 
 
+# --- rolling back, and dying at it -----------------------------------------------------------------------
+
+
+def make_next(pool: TestPool, disk: UUID, image: UUID) -> None:
+    """Make what a disk is to become, as one does who is about to put it in the disk's place."""
+    rbd.RBD().clone(pool.pool, f"image-{image}", "bmi", pool.pool, f"next-{disk}", features=61)
+
+
+def before_the_swap(pool: TestPool, disk: UUID) -> None:
+    """Die when the next content is whole."""
+
+
+def with_the_old_one_half_in_the_trash(pool: TestPool, disk: UUID) -> None:
+    pool.pool.remove_object(f"rbd_id.disk-{disk}")
+
+
+def with_the_old_one_in_the_trash(pool: TestPool, disk: UUID) -> None:
+    rbd.RBD().trash_move(pool.pool, f"disk-{disk}", 0)
+
+
+def with_the_new_name_half_given(pool: TestPool, disk: UUID) -> None:
+    with_the_old_one_in_the_trash(pool, disk)
+    pool.pool.write_full(f"rbd_id.disk-{disk}", pool.pool.read(f"rbd_id.next-{disk}"))
+
+
+def with_both_halves_wrong(pool: TestPool, disk: UUID) -> None:
+    with_the_old_one_half_in_the_trash(pool, disk)
+    pool.pool.write_full(f"rbd_id.disk-{disk}", pool.pool.read(f"rbd_id.next-{disk}"))
+
+
+def with_the_old_name_half_taken(pool: TestPool, disk: UUID) -> None:
+    with_the_old_one_in_the_trash(pool, disk)
+    id = pool.pool.read(f"rbd_id.next-{disk}")
+    rbd.RBD().rename(pool.pool, f"next-{disk}", f"disk-{disk}")
+    pool.pool.write_full(f"rbd_id.next-{disk}", id)
+
+
+DEATHS = [
+    before_the_swap,
+    with_the_old_one_half_in_the_trash,
+    with_the_old_one_in_the_trash,
+    with_the_new_name_half_given,
+    with_both_halves_wrong,
+    with_the_old_name_half_taken,
+]
+
+
+@pytest.mark.parametrize("after", ["restart", "again", "removal"])
+@pytest.mark.parametrize("died", DEATHS, ids=[each.__name__ for each in DEATHS])
+def test_a_roll_back_that_stopped_anywhere_is_ended(
+    store: RbdStorage,
+    make: Make,
+    golden: UUID,
+    source: Path,
+    pool: TestPool,
+    died: Callable[[TestPool, UUID], None],
+    after: str,
+) -> None:
+    made = new_id()
+    store.clone(golden, made)
+    with pool.image(f"disk-{made}") as opened:
+        opened.write(b"mine", 0)
+    make_next(pool, made, golden)
+    died(pool, made)
+    old, new = b"mine" + source.read_bytes()[4:], source.read_bytes()
+    if died is not with_the_old_one_half_in_the_trash:  # only what is done next mends that
+        assert store.find(disk(made)) is not None
+        assert pool.content(f"disk-{made}") == (old if died is before_the_swap else new)
+
+    if after == "restart":
+        make().prepare()
+        assert pool.content(f"disk-{made}") == (old if died is before_the_swap else new)
+    elif after == "again":
+        store.roll_back(made, golden)
+        assert pool.content(f"disk-{made}") == new
+    else:
+        store.remove(disk(made))
+        assert store.find(disk(made)) is None
+    make().prepare()
+    left = {f"image-{golden}"} | ({f"disk-{made}"} if after != "removal" else set())
+    assert (pool.names(), pool.trash()) == (left, set())
+    assert pool.id_objects() == left
+
+
+def test_what_is_half_cloned_does_not_keep_a_disk_from_being_rolled_back(
+    store: RbdStorage, golden: UUID, source: Path, pool: TestPool
+) -> None:
+    made = new_id()
+    store.clone(golden, made)
+    pool.pool.write_full(f"rbd_id.next-{made}", b"\x04\x00\x00\x00dead")
+
+    store.roll_back(made, golden)
+
+    assert pool.content(f"disk-{made}") == source.read_bytes()
+    assert pool.id_objects() == {f"image-{golden}", f"disk-{made}"}
+
+
 # --- removing --------------------------------------------------------------------------------------------
 
 

@@ -44,6 +44,7 @@ LIES: list[tuple[str, str, Callable[[Any, Path], None], Callable[[Any, Path], ob
     ("storage", "clone", import_image, lambda s, raw: s.clone(IMAGE, DISK)),
     ("storage", "snapshot", with_disk, lambda s, raw: s.snapshot(DISK, SEED)),
     ("storage", "adopt", nothing, lambda s, raw: s.adopt(IMAGE, "x")),
+    ("storage", "grow", with_disk, lambda s, raw: s.grow(DISK, 2 << 20)),
     ("storage", "write_seed", nothing, lambda s, raw: s.write_seed(SEED, b"x")),
     ("storage", "remove", with_disk, lambda s, raw: s.remove(Volume(Kind.DISK, DISK))),
     ("target", "serve", nothing, serving),

@@ -186,6 +186,38 @@ class Storage(Protocol):
             NotFound: The store has no such volume.
         """
 
+    def roll_back(self, disk: UUID, image: UUID) -> Outcome:
+        """Make a disk what an image is, without copying it; what was on the disk is gone.
+
+        The disk keeps its size where it is the larger one; what is beyond the image reads as zeros. Whoever dies
+        meanwhile leaves the old content or the new one, whole, under the disk's name. Whoever still has the disk
+        open is cut off, or writes into what is gone.
+
+        A second call does it again: have it done only while nobody uses the disk.
+
+        Args:
+            disk: The disk.
+            image: What it becomes; not necessarily what it was cloned from.
+
+        Raises:
+            NotFound: The store has no such disk, or no such image.
+        """
+
+    def grow(self, disk: UUID, size: int) -> Outcome:
+        """Make a disk larger; what is new reads as zeros.
+
+        It may be exported meanwhile. But a target tells initiators the size that a disk had when the export was
+        made: a node sees the new one only after the export was made anew.
+
+        Args:
+            disk: The disk.
+            size: Bytes, at least as many as it has, and a multiple of 512.
+
+        Raises:
+            NotFound: The store has no such disk.
+            BadRequest: The size is too small or no multiple of 512.
+        """
+
     def depth(self, volume: Volume) -> int:
         """Say how many volumes, one behind the other, a volume needs to be read.
 

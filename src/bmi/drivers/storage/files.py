@@ -20,7 +20,7 @@ from uuid import UUID
 from bmi.drivers import Outcome
 from bmi.drivers.storage import Backing, Capacity, Complaint, Kind, Progress, Usage, Volume, VolumeInfo
 from bmi.drivers.storage.draft import Draft, sweep, sync_folder
-from bmi.drivers.storage.source import SECTOR, opened_source
+from bmi.drivers.storage.source import SECTOR, opened_source, require_growth
 from bmi.drivers.storage.sparse import copy_data, data_ranges
 from bmi.errors import BadRequest, ImageInvalid, NotFound, StorageError, StorageFull
 
@@ -144,6 +144,33 @@ class FileStorage(ABC):
         size = self._require(volume).size
         progress(size, size)
         return Outcome.ALREADY
+
+    def roll_back(self, disk: UUID, image: UUID) -> Outcome:
+        """Put a copy of an image in the place of a disk's file, see `Storage`.
+
+        Who has the old file open goes on with it; it has no name any more.
+        """
+        volume, source = Volume(Kind.DISK, disk), Volume(Kind.IMAGE, image)
+        with self._failures(f"{volume} could not be rolled back"):
+            size = self._require(volume).size
+            with self._opened(source) as original, self._draft(volume) as draft:
+                self._require_room(0, f"{volume} could not be rolled back")
+                self._duplicate(original, draft.fd)
+                os.ftruncate(draft.fd, max(size, os.fstat(original).st_size))
+                draft.replace(_name(volume), _MODE[volume.kind])
+            return Outcome.DONE
+
+    def grow(self, disk: UUID, size: int) -> Outcome:
+        """Lengthen a disk's file by a hole, see `Storage`."""
+        volume = Volume(Kind.DISK, disk)
+        with self._failures(f"{volume} could not be made larger"):
+            before = self._require(volume).size
+            require_growth(volume, before, size)
+            with self._path(volume).open("r+b") as file:
+                if size > before:
+                    file.truncate(size)
+                os.fsync(file.fileno())
+            return Outcome.ALREADY if size == before else Outcome.DONE
 
     def depth(self, volume: Volume) -> int:
         """Say that a file depends on no other one, see `Storage`."""

@@ -1,4 +1,4 @@
-"""Raw files that are to become images."""
+"""Raw files that are to become images, and the sizes that volumes can have."""
 
 import os
 import stat
@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bmi.errors import ImageInvalid
+from bmi.drivers.storage import Volume
+from bmi.errors import BadRequest, ImageInvalid
 
 SECTOR = 512  # bytes; what a node addresses a disk in
 
@@ -49,4 +50,17 @@ def require_size(name: str, size: int) -> None:
         raise ImageInvalid(
             f"{name} has {size} bytes, which no disk has",
             next_step=f"give a raw disk image, whose size is a multiple of {SECTOR} bytes",
+        )
+
+
+def require_growth(volume: Volume, before: int, size: int) -> None:
+    """Refuse to make a volume smaller, or not of whole sectors.
+
+    Raises:
+        BadRequest: That was asked for.
+    """
+    if size < before or size % SECTOR:
+        raise BadRequest(
+            f"{volume} cannot have {size} bytes: it has {before}",
+            next_step=f"ask for at least that much, in multiples of {SECTOR}; a disk never becomes smaller",
         )

@@ -1,4 +1,4 @@
-"""Images get words, labels, visibility, digests and a trash; uploads; quotas of projects."""
+"""Images get words, labels, visibility, digests and a trash; uploads; quotas of projects; claims of two nodes."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,6 +8,7 @@ down_revision = "0004"
 
 _NOT_DELETED = sa.text("deleted_at IS NULL")
 _SHARED = sa.text("project_id IS NULL AND deleted_at IS NULL")
+_RUNNING = sa.text("ended_at IS NULL")
 
 
 def upgrade() -> None:
@@ -83,3 +84,15 @@ def upgrade() -> None:
         table.add_column(sa.Column("max_disks", sa.Integer(), nullable=True))
         table.add_column(sa.Column("max_image_bytes", sa.BigInteger(), nullable=True))
         table.add_column(sa.Column("max_disk_bytes", sa.BigInteger(), nullable=True))
+
+    # An operation that moves a disk changes two nodes.
+    with op.batch_alter_table("operations") as table:
+        table.add_column(sa.Column("second_node_id", sa.Uuid(), nullable=True))
+    op.create_index(
+        "uq_operations_running_second_node_id",
+        "operations",
+        ["second_node_id"],
+        unique=True,
+        sqlite_where=_RUNNING,
+        postgresql_where=_RUNNING,
+    )

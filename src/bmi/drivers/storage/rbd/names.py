@@ -6,6 +6,8 @@
                  clone as the last thing it does, so a clone that has the key has everything
     seed-<id>    a seed; each content that it ever got is a snapshot `<number>-<digest>`, the newest counts
 
+    next-<id>    what a disk is to become that is being rolled back, see `swap`
+
 A disk that is frozen has a snapshot of the new image's name, until the new image is whole.
 """
 
@@ -20,6 +22,7 @@ MARK = "bmi"
 FROZEN = "bmi"
 """Snapshot of an image that its clones are made of."""
 
+_NEXT = "next-"
 
 FEATURES = 1 | 4 | 8 | 16 | 32
 """Layering, exclusive lock, object map, fast diff, deep flatten (librbd.h): of images and disks."""
@@ -36,6 +39,19 @@ def volume_named(name: str) -> Volume | None:
     except ValueError:
         return None
     return volume if str(volume) == name else None
+
+
+def next_name(disk: Volume) -> str:
+    """Return what a disk's next content is called until it is the disk."""
+    return f"{_NEXT}{disk.id}"
+
+
+def disk_of_next(name: str) -> Volume | None:
+    """Return the disk whose next content an RBD image is, None for all others."""
+    if not name.startswith(_NEXT):
+        return None
+    disk = volume_named(f"{Kind.DISK}-{name.removeprefix(_NEXT)}")
+    return disk if disk and next_name(disk) == name else None
 
 
 def seed_snapshot(number: int, content: bytes) -> str:

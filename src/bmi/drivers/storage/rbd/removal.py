@@ -25,8 +25,12 @@ def remove(session: Session, volume: Volume) -> bool:
     Returns:
         Whether there was anything.
     """
-    name = str(volume)
-    parent, cloned = _strip(session, name, read_only=volume.kind is Kind.DISK)
+    return remove_named(session, str(volume), read_only=volume.kind is Kind.DISK)
+
+
+def remove_named(session: Session, name: str, *, read_only: bool) -> bool:
+    """Remove an image of BMI's, see `remove` and `strip`."""
+    parent, cloned = strip(session, name, read_only=read_only)
     try:
         if cloned:
             session.rbd.trash_move(session.pool, name, 0)
@@ -90,7 +94,7 @@ def parent_id(image: Any) -> str | None:
         return None
 
 
-def _strip(session: Session, name: str, *, read_only: bool) -> tuple[str | None, bool]:
+def strip(session: Session, name: str, *, read_only: bool) -> tuple[str | None, bool]:
     """Take an image's users and snapshots away.
 
     Args:
@@ -116,7 +120,7 @@ def _strip(session: Session, name: str, *, read_only: bool) -> tuple[str | None,
                 return parent_id(image), any(True for _ in image.list_snaps())
     except rbd.ImageNotFound:
         return None, False
-    return _strip(session, name, read_only=False)
+    return strip(session, name, read_only=False)
 
 
 def _left_behind(session: Session, volume: Volume) -> bool:

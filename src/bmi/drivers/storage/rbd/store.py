@@ -11,7 +11,7 @@ from uuid import UUID
 from bmi.drivers import Outcome, Site, parse_options
 from bmi.drivers.storage import Backing, Capacity, Complaint, Kind, Progress, Usage, Volume, VolumeInfo
 from bmi.drivers.storage.draft import Draft
-from bmi.drivers.storage.rbd import fencing, health, lineage, making, preflight, removal, stream
+from bmi.drivers.storage.rbd import fencing, health, lineage, making, preflight, removal, stream, swap
 from bmi.drivers.storage.rbd.bindings import rbd
 from bmi.drivers.storage.rbd.failures import ERRORS, missing
 from bmi.drivers.storage.rbd.names import FROZEN, MARK, seed_number, seed_snapshot, volume_named
@@ -27,7 +27,7 @@ from bmi.drivers.storage.rbd.whole import (
     snapshot_to_read,
     user_snapshots,
 )
-from bmi.drivers.storage.source import SECTOR, opened_source, require_size
+from bmi.drivers.storage.source import SECTOR, opened_source, require_growth, require_size
 from bmi.drivers.storage.sparse import data_ranges
 from bmi.errors import BadRequest, ImageInvalid, NotFound, StorageError, StorageUnreachable
 
@@ -62,6 +62,7 @@ class RbdStorage:
         if self._options.namespace:
             log.warning("volumes in the namespace %s cannot be exported by tgt", self._options.place)
         with self._connection.session("the storage could not be swept") as session:
+            swap.settle_all(session)
             for volume in _listed(session):
                 with self._turns.of(volume):
                     removal.sweep(session, volume)
@@ -187,6 +188,8 @@ class RbdStorage:
         """Remove a volume, see `Storage`."""
         with self._turn(volume, f"{volume} could not be removed") as session:
             self._image_sizes.pop(volume.id, None)
+            if volume.kind is Kind.DISK:
+                swap.settle(session, volume)
             return Outcome.DONE if removal.remove(session, volume) else Outcome.ALREADY
 
     def find(self, volume: Volume) -> VolumeInfo | None:
@@ -237,6 +240,30 @@ class RbdStorage:
                 lineage.flatten(image, progress)
             removal.purge(session, parent)
             return Outcome.DONE
+
+    def roll_back(self, disk: UUID, image: UUID) -> Outcome:
+        """Put a clone of an image in the place of a disk, see `Storage`."""
+        volume, source = Volume(Kind.DISK, disk), Volume(Kind.IMAGE, image)
+        with self._turn(volume, f"{volume} could not be rolled back") as session:
+            swap.settle(session, volume)
+            if (size := size_of(session, volume)) is None:
+                raise missing(volume)
+            if size_of(session, source) is None:
+                raise missing(source)
+            self._gauge.require(session, 0, f"{volume} could not be rolled back")
+            swap.roll_back(session, volume, source, size)
+            return Outcome.DONE
+
+    def grow(self, disk: UUID, size: int) -> Outcome:
+        """Make a disk larger, see `Storage`."""
+        volume = Volume(Kind.DISK, disk)
+        with self._turn(volume, f"{volume} could not be made larger") as session:
+            before = size_of(session, volume)
+            if before is None:
+                raise missing(volume)
+            require_growth(volume, before, size)
+            _grow(session, volume, size)
+            return Outcome.ALREADY if size == before else Outcome.DONE
 
     def export_image(self, image: UUID, destination: Path, progress: Progress) -> None:
         """Write an image into a raw file, see `Storage`."""

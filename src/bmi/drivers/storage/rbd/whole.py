@@ -6,7 +6,7 @@ from typing import Any
 
 from bmi.drivers.storage import Kind, Volume
 from bmi.drivers.storage.rbd.bindings import rbd
-from bmi.drivers.storage.rbd.names import FROZEN, MARK, seed_number
+from bmi.drivers.storage.rbd.names import FROZEN, MARK, next_name, seed_number
 from bmi.drivers.storage.rbd.session import Session
 
 
@@ -63,14 +63,30 @@ def size_of(session: Session, volume: Volume) -> int | None:
                 with session.image(str(volume), snapshot=FROZEN) as image:
                     return int(image.size())
             case Kind.DISK:
-                with session.image(str(volume)) as image:
-                    return int(image.size()) if has_mark(image) else None
+                return _disk_size(session, volume)
             case Kind.SEED:
                 with session.image(str(volume)) as image:
                     newest = newest_seed(image)
                     return next((each["size"] for each in image.list_snaps() if each["name"] == newest), None)
     except rbd.ImageNotFound:
         return None
+
+
+def finish_swap(session: Session, disk: Volume) -> bool:
+    """Give a disk that has no content the one that it was to get, see `swap`; say whether there was one."""
+    try:
+        session.rbd.rename(session.pool, next_name(disk), str(disk))
+    except (rbd.ImageNotFound, rbd.ImageExists):
+        return False
+    return True
+
+
+def _disk_size(session: Session, disk: Volume) -> int | None:
+    try:
+        with session.image(str(disk)) as image:
+            return int(image.size()) if has_mark(image) else None
+    except rbd.ImageNotFound:
+        return _disk_size(session, disk) if finish_swap(session, disk) else None
 
 
 def sizes(session: Session, volumes: list[Volume], side_by_side: int) -> Iterator[tuple[Volume, int]]:

@@ -1,0 +1,130 @@
+"""What a boot record needs outside the database, and how each of it comes and goes: the steps of several workflows.
+
+Each function reads the record anew: between two steps its node and its network may have become others.
+"""
+
+from uuid import UUID
+
+from bmi.api.nodes import Milestone
+from bmi.boot import service as boot
+from bmi.boot.models import Boot
+from bmi.boot.watch import wait_for
+from bmi.db import now
+from bmi.drivers.power import BootDevice
+from bmi.drivers.storage import Kind, Volume
+from bmi.gateways.orders import at_gateway
+from bmi.networks import service as networks
+from bmi.nodes.service import bmc_of
+from bmi.parts import Parts
+from bmi.provisioning.engine import Run
+
+
+def load(parts: Parts, id: UUID) -> Boot:
+    """Return a boot record as it is now."""
+    with parts.db.read() as session:
+        return session.get_one(Boot, id)
+
+
+def flag(parts: Parts, id: UUID, **flags: bool) -> None:
+    """Write what should exist for a boot record: `seeded`, `exported`, `served`, `attached`."""
+    with parts.db.write() as session:
+        row = session.get(Boot, id)
+        for name, value in flags.items():
+            if row is not None:
+                setattr(row, name, value)
+
+
+def power_off(parts: Parts, node: UUID) -> str:
+    """Switch a node off."""
+    power, bmc = bmc_of(parts, node)
+    power.off(bmc)
+    return "off, confirmed by the BMC"
+
+
+def power_on(parts: Parts, id: UUID) -> str:
+    """Have a record's node boot from the network, from its beginning."""
+    power, bmc = bmc_of(parts, load(parts, id).node_id)
+    power.boot_from(bmc, BootDevice.NETWORK)
+    power.off(bmc)
+    with parts.db.write() as session:
+        row = session.get_one(Boot, id)
+        row.milestone, row.started_at = None, now()
+    power.on(bmc)
+    with parts.db.write() as session:
+        row = session.get_one(Boot, id)
+        boot.reached(session, row, Milestone.POWER, "power is on, confirmed by the BMC", kind="power.on")
+    return "on, confirmed by the BMC"
+
+
+def write_seed(parts: Parts, id: UUID) -> str:
+    """Write a record's seed."""
+    record = load(parts, id)
+    flag(parts, id, seeded=True)
+    boot.write_seed(parts, id)
+    return f"host name {record.hostname}, {len(record.ssh_keys)} SSH keys"
+
+
+def remove_seed(parts: Parts, id: UUID) -> str:
+    """Take a boot's seed away."""
+    parts.storage.remove(Volume(Kind.SEED, id))
+    flag(parts, id, seeded=False)
+    return "gone"
+
+
+def export(parts: Parts, id: UUID) -> str:
+    """Export a record's disk and seed to its node."""
+    record = load(parts, id)
+    flag(parts, id, exported=True)
+    at_gateway(parts, record.gateway_id, "export", id)
+    return f"{boot.iqn(parts, record)} for {boot.initiator(parts, record)} only, by {record.gateway.name}"
+
+
+def remove_export(parts: Parts, record: Boot) -> str:
+    """Take a boot's export away."""
+    flag(parts, record.id, exported=False)
+    answer = at_gateway(parts, record.gateway_id, "export", record.id)
+    how = "gone by force, with its whole server" if answer["forced"] else "gone"
+    return f"{how}; still logged in were: {', '.join(answer['left'])}" if answer["left"] else how
+
+
+def serve(parts: Parts, id: UUID) -> str:
+    """Answer a record's node by DHCP and with a boot script."""
+    record = load(parts, id)
+    flag(parts, id, served=True)
+    at_gateway(parts, record.gateway_id, "dhcp", record.attachment.network_id)
+    return f"{record.attachment.nic.mac} gets {record.attachment.address}"
+
+
+def remove_boot_service(parts: Parts, record: Boot) -> str:
+    """Stop answering a boot's node."""
+    flag(parts, record.id, served=False)
+    at_gateway(parts, record.gateway_id, "dhcp", record.attachment.network_id)
+    return "no lease, no script"
+
+
+def attach(parts: Parts, id: UUID) -> str:
+    """Put a record's card on its network."""
+    record = load(parts, id)
+    flag(parts, id, attached=True)
+    card = record.attachment.nic
+    networks.apply_port(parts, card.id)
+    return f"port {card.port} of {card.switch} carries VLAN {record.attachment.network.vlan}"
+
+
+def detach(parts: Parts, id: UUID, nic: UUID) -> str:
+    """Take a boot's card off its network."""
+    flag(parts, id, attached=False)
+    networks.apply_port(parts, nic)
+    return "isolated, confirmed by the switch"
+
+
+def watch(run: Run, id: UUID) -> str:
+    """Follow a boot to the milestone that an operation asks for, within its deadline."""
+    return wait_for(
+        run.parts,
+        id,
+        Milestone(run.request["until"]),
+        run.request["deadline"],
+        tell=lambda what, fraction: run.progress("watch", what, fraction),
+        stop=run.stop_if_cancelled,
+    )
