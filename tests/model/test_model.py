@@ -89,6 +89,14 @@ wishes = strategies.one_of(
     strategies.builds(
         lambda disk, name: Wish("POST", f"/disks/{disk}/snapshot{_IN}", {"name": name}), disks, images
     ),
+    strategies.builds(
+        lambda source, name: Wish("POST", f"/images/{source}/copy{_IN}", {"name": name}),
+        strategies.sampled_from([IMAGE, "s1"]),
+        images,
+    ),
+    images.map(lambda name: Wish("POST", f"/images/{name}/promote{_IN}", {})),
+    images.map(lambda name: Wish("DELETE", f"/images/{name}{_IN}")),
+    images.map(lambda name: Wish("POST", f"/images/{name}/undelete{_IN}", {})),
     images.map(lambda name: Wish("POST", f"/images/{name}/purge{_IN}")),
     networks.map(lambda name: Wish("POST", "/networks", {"name": name, "project": PROJECT})),
     networks.map(lambda name: Wish("DELETE", f"/networks/{name}{_IN}")),

@@ -17,9 +17,7 @@ from bmi.images.quota import require_room
 from bmi.images.service import require_ready
 
 
-def own_image(
-    session: Session, caller: Caller, ref: str, project: str | None, *, trashed: bool = False
-) -> Image:
+def own_image(session: Session, caller: Caller, ref: str, project: str | None) -> Image:
     """Find an image that a caller may change.
 
     Raises:
@@ -27,17 +25,37 @@ def own_image(
         NotAllowed: The caller may use it, but not change it.
     """
     try:
-        return find_owned(session, caller, Image, ref, Action.IMAGE_WRITE, project=project, trashed=trashed)
+        return find_owned(session, caller, Image, ref, Action.IMAGE_WRITE, project=project)
     except NotFound as nothing:
         try:
             image = find_owned(session, caller, Image, ref, Action.IMAGE_READ, project=project)
         except NotFound:
             raise nothing from None
     whose = f"project {image.project.name}" if image.project else "everybody"
+    if caller.admin:
+        raise NotFound(
+            f"image {ref} belongs to {whose}, not to project {project}",
+            next_step="name no project, or its own",
+        )
     raise NotAllowed(
         f"image {ref} belongs to {whose}: you may read and clone it, not change it",
         next_step=f"make a copy of your own: bmi image copy {ref} NAME",
     )
+
+
+def trashed_image(session: Session, caller: Caller, ref: str, project: str | None) -> Image:
+    """Find an image in the trash, for a caller who may change it. An id also finds one that is not there.
+
+    Raises:
+        NotFound: There is none that the caller may know of.
+        NotAllowed: The caller may see it, but not change it.
+    """
+    try:
+        return find_owned(session, caller, Image, ref, Action.IMAGE_WRITE, project=project, trashed=True)
+    except NotFound as error:
+        raise NotFound(
+            f"there is no image {ref} in the trash", next_step="see what is there: bmi image list --deleted"
+        ) from error
 
 
 def destination(session: Session, caller: Caller, project: str | None, *, everybody: bool) -> Project | None:
@@ -220,7 +238,7 @@ def undelete(
         WrongState: It is not in the trash, or it is being removed from there.
         AlreadyExists: Another one has its name now.
     """
-    image = own_image(session, caller, ref, project, trashed=True)
+    image = trashed_image(session, caller, ref, project)
     if image.deleted_at is None:
         raise WrongState(f"image {image.name} is not in the trash", next_step="nothing to undelete")
     if image.state != "ready":

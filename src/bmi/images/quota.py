@@ -100,19 +100,25 @@ def require_room(
 def _exceeded(
     project: str, what: str, option: str, *, limit: int, used: int, more: int, trashed: int
 ) -> QuotaExceeded:
-    in_trash = f", {_amount(trashed, what)} of them in the trash" if trashed else ""
+    in_trash = f", {_number(trashed, what)} of that in the trash" if trashed else ""
     free = "remove what nobody needs"
     if trashed:
         free += ", or empty the trash (bmi image delete IMAGE --now)"
     return QuotaExceeded(
-        f"project {project} may own {_amount(limit, what)}: it owns {_amount(used, what)}{in_trash}, "
-        f"and {_amount(more, what)} more were asked for",
+        f"project {project} may own {_amount(limit, what)} and owns {_amount(used, what)}{in_trash}; "
+        f"{_amount(more, what)} more would be too much",
         next_step=f"{free}, or ask an admin for more: bmi project quota {project} --{option} MORE",
     )
 
 
 def _amount(number: int, what: str) -> str:
-    """Return an amount in words; bytes as MiB, where that says it exactly."""
-    if what.startswith("bytes") and number % _MIB == 0:
-        return f"{number // _MIB} MiB{what.removeprefix('bytes')}"
-    return f"{number} {what}"
+    """Return an amount in words."""
+    unit = what.removeprefix("bytes") if what.startswith("bytes") else f" {what}"
+    return _number(number, what) + (unit.removesuffix("s") if number == 1 and unit == f" {what}" else unit)
+
+
+def _number(number: int, what: str) -> str:
+    """Return a number; bytes as MiB, where that says it exactly."""
+    if not what.startswith("bytes"):
+        return str(number)
+    return f"{number // _MIB} MiB" if number % _MIB == 0 else f"{number} bytes"

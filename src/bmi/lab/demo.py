@@ -121,8 +121,8 @@ class Demo:
                 list(pool.map(lambda node: self._bmi("node", "deprovision", node), ("n1", "n2", "n3", "n4")))
             for tenant in (RED, BLUE):
                 self._bmi("network", "delete", tenant.network, "--project", tenant.name)
-            self._bmi("image", "delete", "with-file", "--project", RED.name)
-            self._bmi("image", "delete", IMAGE)
+            self._bmi("image", "delete", "with-file", "--now", "--project", RED.name)
+            self._bmi("image", "delete", IMAGE, "--now")
             for tenant in (RED, BLUE):
                 self._bmi("project", "delete", tenant.name)
         with self._chapter("Nothing is left, counted at the parts themselves"):

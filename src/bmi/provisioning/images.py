@@ -13,10 +13,10 @@ from bmi.api.images import ImageAdopt, ImageBuild
 from bmi.api.operations import Ending
 from bmi.drivers import Outcome
 from bmi.drivers.storage import Kind, Volume
-from bmi.errors import NotFound
+from bmi.errors import NotAllowed, NotFound
 from bmi.ids import new_id
 from bmi.images.debian import Recipe, build
-from bmi.images.life import own_image
+from bmi.images.life import own_image, trashed_image
 from bmi.images.lineage import forget
 from bmi.images.models import Image
 from bmi.images.quota import require_room
@@ -143,16 +143,24 @@ def ask_delete(session: Session, caller: Caller, ref: str, project: str | None) 
         NotFound: There is no such image for this caller.
         NotAllowed: The caller may not change it.
     """
-    try:
-        image = own_image(session, caller, ref, project)
-    except NotFound:
-        image = own_image(session, caller, ref, project, trashed=True)
+    image = _own_or_trashed(session, caller, ref, project)
     refuse_source(session, image)
     operation = ask_operation(
         session, caller, "image.delete", f"image {image.name}", project=image.project_id, image=image.id
     )
     image.state = "removing"
     return operation
+
+
+def _own_or_trashed(session: Session, caller: Caller, ref: str, project: str | None) -> Image:
+    """Find an image to be removed; one in the trash comes before one that is only everybody's."""
+    try:
+        return own_image(session, caller, ref, project)
+    except (NotFound, NotAllowed) as refused:
+        try:
+            return trashed_image(session, caller, ref, project)
+        except NotFound:
+            raise refused from None
 
 
 def settle_build(session: Session, operation: Operation, ending: Ending) -> None:

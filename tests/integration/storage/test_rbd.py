@@ -723,7 +723,7 @@ def test_adopting_refuses_what_is_bmis_or_cannot_be_cloned(
 # --- killed makers ---------------------------------------------------------------------------------------
 
 
-_SNAPSHOTTER = """
+_FREEZER = """
 import sys
 from pathlib import Path
 from uuid import UUID
@@ -734,31 +734,35 @@ from bmi.drivers.storage.rbd import RbdStorage
 from bmi.ids import new_id
 spec = json.loads(sys.argv[1])
 store = RbdStorage(spec["options"], Site(Path(spec["state"]), "0badcafe"))
-disk = UUID(spec["disk"])
+origin, make = UUID(spec["origin"]), getattr(store, spec["verb"])
 print("working", flush=True)
 while True:
     image = new_id()
     print(image, flush=True)
-    store.snapshot(disk, image)
+    make(origin, image)
 """
 
 
-def test_a_snapshot_that_was_killed_anywhere_can_be_repeated(
-    store: RbdStorage, golden: UUID, pool: TestPool, source: Path, tmp_path: Path
+@pytest.mark.parametrize("verb", ["snapshot", "copy"])
+def test_a_snapshot_or_copy_that_was_killed_anywhere_can_be_repeated(
+    store: RbdStorage, golden: UUID, pool: TestPool, source: Path, tmp_path: Path, verb: str
 ) -> None:
     made = new_id()
     store.clone(golden, made)
+    origin = made if verb == "snapshot" else golden
     for after in range(3, 7):
-        spec = json.dumps({"options": pool.options, "state": str(tmp_path / "state"), "disk": str(made)})
+        spec = json.dumps(
+            {"options": pool.options, "state": str(tmp_path / "state"), "origin": str(origin), "verb": verb}
+        )
         with subprocess.Popen(
-            [sys.executable, "-c", _SNAPSHOTTER, spec], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", _FREEZER, spec], stdout=subprocess.PIPE, text=True
         ) as process:
             assert process.stdout is not None
             frozen = [process.stdout.readline().strip() for _ in range(after)][-1]
             process.send_signal(signal.SIGKILL)
 
         id = UUID(frozen)
-        store.snapshot(made, id)
+        getattr(store, verb)(origin, id)
 
         with pool.image(f"image-{id}", "bmi", read_only=True) as opened:
             assert opened.read(0, SIZE) == source.read_bytes()

@@ -37,12 +37,18 @@ QUEUED = Answer(operation("queued"), status=202)
         ),
         (["deprecate", "d", "old"], "PATCH", "/images/d", {}, {"deprecated": "old"}),
         (["deprecate", "d", "--undo"], "PATCH", "/images/d", {}, {"deprecated": None}),
-        (["move", "blue:d", "red", "--name", "e"], "POST", "/images/blue%3Ad/move", {}, {"project": "red", "everybody": False, "name": "e"}),
+        (
+            ["move", "blue:d", "red", "--name", "e"],
+            "POST",
+            "/images/blue%3Ad/move",
+            {},
+            {"project": "red", "everybody": False, "name": "e"},
+        ),
         (["move", "d", "--everybody"], "POST", "/images/d/move", {}, {"everybody": True}),
         (["delete", "d"], "DELETE", "/images/d", {}, None),
         (["undelete", "d", "--name", "e"], "POST", "/images/d/undelete", {}, {"name": "e"}),
     ],
-)  # fmt: skip
+)
 def test_what_is_done_at_once_is_told_in_a_line(
     service: Service, bmi: Bmi, arguments: list[str], method: str, path: str, query: Any, body: Any
 ) -> None:
@@ -59,13 +65,21 @@ def test_what_is_done_at_once_is_told_in_a_line(
 @pytest.mark.parametrize(
     ("arguments", "path", "body"),
     [
-        (["copy", "blue:d", "e"], "/images/blue%3Ad/copy", {"name": "e", "everybody": False, "project": "own"}),
-        (["copy", "d", "e", "--to", "red"], "/images/d/copy", {"name": "e", "everybody": False, "project": "red"}),
+        (
+            ["copy", "blue:d", "e"],
+            "/images/blue%3Ad/copy",
+            {"name": "e", "everybody": False, "project": "own"},
+        ),
+        (
+            ["copy", "d", "e", "--to", "red"],
+            "/images/d/copy",
+            {"name": "e", "everybody": False, "project": "red"},
+        ),
         (["copy", "d", "e", "--everybody"], "/images/d/copy", {"name": "e", "everybody": True}),
         (["promote", "d", "--name", "e", "--public"], "/images/d/promote", {"name": "e", "public": True}),
         (["delete", "d", "--now"], "/images/d/purge", None),
     ],
-)  # fmt: skip
+)
 def test_what_takes_an_operation_can_be_left_alone(
     service: Service, bmi: Bmi, arguments: list[str], path: str, body: Any
 ) -> None:

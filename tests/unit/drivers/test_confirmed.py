@@ -43,6 +43,7 @@ LIES: list[tuple[str, str, Callable[[Any, Path], None], Callable[[Any, Path], ob
     ("storage", "import_image", nothing, import_image),
     ("storage", "clone", import_image, lambda s, raw: s.clone(IMAGE, DISK)),
     ("storage", "snapshot", with_disk, lambda s, raw: s.snapshot(DISK, SEED)),
+    ("storage", "copy", import_image, lambda s, raw: s.copy(IMAGE, SEED)),
     ("storage", "adopt", nothing, lambda s, raw: s.adopt(IMAGE, "x")),
     ("storage", "grow", with_disk, lambda s, raw: s.grow(DISK, 2 << 20)),
     ("storage", "write_seed", nothing, lambda s, raw: s.write_seed(SEED, b"x")),

@@ -76,9 +76,9 @@ def test_what_belongs_to_nobody_has_no_limit(session: Session) -> None:
             {"max_images": 3},
             {"images": 1},
             {"images": 2},
-            ("3 images", "2 images, 1 images of them", "--images"),
+            ("3 images", "2 images, 1 of that", "--images"),
         ),
-        ({"max_disks": 2}, {"disks": 1}, {"disks": 2}, ("2 disks", "1 disks", "--disks")),
+        ({"max_disks": 2}, {"disks": 1}, {"disks": 2}, ("2 disks", "1 disk", "--disks")),
         (
             {"max_image_bytes": 7 * MIB},
             {"image_bytes": MIB},
@@ -196,7 +196,7 @@ def test_whatever_makes_an_image_or_a_disk_is_limited(tenants: Tenants, site: An
                 path,
                 refused.text,
             )
-            assert f"{kind}s" in refused.json()["detail"]
+            assert kind in refused.json()["detail"]
             assert f"bmi project quota blue --{kind}" in refused.json()["next_step"]
     assert admin.get("/v1/projects/blue").json()["use"] == before
     assert admin.get("/v1/nodes/n1").json()["state"] == "available"
@@ -226,7 +226,7 @@ def test_what_is_removed_for_good_makes_room_and_the_trash_does_not(tenants: Ten
     blue.delete("/v1/images/web")
 
     refused = blue.post("/v1/images/golden/copy", json={"name": "copy"})
-    assert "1 images of them in the trash" in refused.json()["detail"]
+    assert "1 of that in the trash" in refused.json()["detail"]
     tenants.done(blue.post("/v1/images/web/purge"))
 
     tenants.done(blue.post("/v1/images/golden/copy", json={"name": "copy"}))

@@ -108,6 +108,40 @@ def test_of_several_in_the_trash_the_id_says_which(tenants: Tenants) -> None:
     assert blue.post(f"/v1/images/{id}/undelete", json={}).status_code == 200
 
 
+def test_the_own_trash_is_meant_where_everybody_has_one_of_the_name(tenants: Tenants) -> None:
+    id, blue = tenants.image("golden"), tenants["blue-member"]
+    blue.delete("/v1/images/golden")
+    assert blue.get("/v1/images/golden").json()["project"] is None
+
+    assert blue.post("/v1/images/golden/undelete", json={}).json()["id"] == id
+    blue.delete("/v1/images/golden")
+    done = tenants.done(blue.post("/v1/images/golden/purge"))
+
+    assert blue.get(f"/v1/images/{id}").status_code == 404
+    assert done["project"] == "blue"
+    assert blue.post("/v1/images/golden/purge").status_code == 403
+    assert blue.delete("/v1/images/golden").status_code == 403
+
+
+def test_what_is_not_in_the_trash_is_not_taken_out_of_it(tenants: Tenants) -> None:
+    tenants.image("web")
+
+    for name in ("web", "golden", "nothing"):
+        refused = tenants["blue-member"].post(f"/v1/images/{name}/undelete", json={})
+        assert (refused.status_code, refused.json()["detail"]) == (
+            404,
+            f"there is no image {name} in the trash",
+        )
+
+
+def test_an_admin_is_told_in_which_project_to_look(tenants: Tenants) -> None:
+    refused = tenants.admin.delete("/v1/images/golden?project=blue")
+
+    assert refused.status_code == 404
+    assert refused.json()["detail"] == "image golden belongs to everybody, not to project blue"
+    assert tenants.admin.delete("/v1/images/golden").status_code == 200
+
+
 def test_whom_it_was_shared_with_has_it_back_too(tenants: Tenants) -> None:
     tenants.image("web")
     blue, red = tenants["blue-member"], tenants["red-viewer"]
