@@ -31,7 +31,9 @@ from bmi.gateways.supervision import Supervisor
 from bmi.http import PROBLEMS, Service, answer_errors
 from bmi.ids import short
 from bmi.images import disk_routes as disks_routes
+from bmi.images import intake_routes
 from bmi.images import routes as images_routes
+from bmi.images import upload_routes as uploads_routes
 from bmi.networks import routes as networks_routes
 from bmi.nodes import routes as nodes_routes
 from bmi.parts import GatewayParts, Parts
@@ -213,7 +215,9 @@ def build_app(parts: Parts, roles: Collection[Role] = EVERYTHING) -> FastAPI:
         access_routes,
         nodes_routes,
         networks_routes,
+        intake_routes,
         images_routes,
+        uploads_routes,
         disks_routes,
         operations_routes,
         doctor_routes,

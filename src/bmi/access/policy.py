@@ -23,6 +23,7 @@ class Action(StrEnum):
     IMAGE_READ = "image.read"
     IMAGE_WRITE = "image.write"
     IMAGE_BUILD = "image.build"
+    IMAGE_EXPORT = "image.export"
     DISK_READ = "disk.read"
     DISK_WRITE = "disk.write"
     OPERATION_READ = "operation.read"
@@ -46,6 +47,7 @@ LEAST_ROLE: dict[Action, Role] = {
     Action.IMAGE_READ: Role.VIEWER,
     Action.IMAGE_WRITE: Role.MEMBER,
     Action.IMAGE_BUILD: Role.ADMIN,
+    Action.IMAGE_EXPORT: Role.MEMBER,
     Action.DISK_READ: Role.VIEWER,
     Action.DISK_WRITE: Role.MEMBER,
     Action.OPERATION_READ: Role.VIEWER,
@@ -58,7 +60,7 @@ LEAST_ROLE: dict[Action, Role] = {
 
 _RANK = {role: rank for rank, role in enumerate((Role.VIEWER, Role.MEMBER, Role.MANAGER, Role.ADMIN))}
 
-READABLE_BY_ALL = {Action.IMAGE_READ, Action.NODE_READ}
+READABLE_BY_ALL = {Action.IMAGE_READ, Action.IMAGE_EXPORT, Action.NODE_READ}
 """What everybody may read where it belongs to no project: golden images of the site, free nodes."""
 
 USABLE_BY_ALL = {Action.NODE_USE}

@@ -16,6 +16,7 @@ from bmi.networks.service import apply_port
 from bmi.nodes.models import Nic
 from bmi.parts import Parts
 from bmi.provisioning.late import end_late
+from bmi.provisioning.spool import sweep as sweep_spool
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,7 @@ class Convergence:
             logged("switch ports", converge_ports, self._parts)
             logged("orders", sweep, self._parts)
             logged("what came late", end_late, self._parts)
+            logged("the spool", sweep_spool, self._parts)
 
     def _converge_gateway(self) -> None:
         self._whole = converge_gateway(self._parts)
@@ -80,6 +82,7 @@ def converge(parts: Parts) -> None:
         converge_gateway(parts)
     converge_ports(parts)
     end_late(parts)
+    sweep_spool(parts)
 
 
 def converge_ports(parts: Parts) -> None:

@@ -148,8 +148,8 @@ class _Download:
         port = url.port or (443 if url.scheme == "https" else 80)
         address = resolve(url.host, port, self.bounds.networks)
         headers = {"Host": url.netloc.decode("ascii"), "Accept-Encoding": "identity"}
-        if self.received:
-            headers |= {"Range": f"bytes={self.received}-", "If-Range": self.version or ""}
+        if self.received and self.version:
+            headers |= {"Range": f"bytes={self.received}-", "If-Range": self.version}
         request = self.http.build_request(
             "GET", url.copy_with(host=address), headers=headers, extensions={"sni_hostname": url.host}
         )
