@@ -59,9 +59,9 @@ def look(file: Reader) -> int:
     Raises:
         ImageInvalid: It is broken, or needs something else than itself.
     """
-    head = file.read(0, SECTOR, "VMDK header")
-    if head.startswith(DESCRIPTOR) or not head.startswith(MAGIC):
+    if not file.head(len(MAGIC)).startswith(MAGIC):
         _refuse_description(file)
+    head = file.read(0, SECTOR, "VMDK header")
     header = _Header(*_HEADER.unpack_from(head))
     if header.capacity == 0:
         # QEMU then takes what lies at the descriptor's place for a list of files to open.
