@@ -16,9 +16,12 @@ import uvicorn
 
 from bmi import server
 from bmi.access.service import ADMIN_TOKEN_FILE, bootstrap
+from bmi.api.intake import ImageExport, ImageImport, UploadCreate
+from bmi.api.operations import Operation, OperationState
 from bmi.boot.dnsmasq import Dnsmasq
 from bmi.boot.listen import NodeHttp
 from bmi.client import Client
+from bmi.client.uploads import FilePieces
 from bmi.parts import Parts
 from bmi.settings import Settings
 from bmi.wait import wait_until
@@ -45,6 +48,33 @@ class Site:
         files = [str(path.relative_to(self.spool)) for path in self.spool.rglob("*") if not _folder(path)]
         volumes = [str(info.volume) for info in self.parts.storage.volumes()]
         return files + volumes + [image.name for image in self.bmi.images.list()]
+
+    def bring(self, path: Path, name: str, **more: Any) -> Operation:
+        """Upload a file, ask for an image of it, and wait for the end, whatever that is."""
+        upload = self.bmi.uploads.create(UploadCreate(size=path.stat().st_size))
+        with path.open("rb") as file:
+            self.bmi.uploads.send_all(upload, FilePieces(file), lambda done: None)
+        return self.ended(self.bmi.images.import_(ImageImport(name=name, upload=upload.id, **more)))
+
+    def fetch(self, name: str, path: Path, **more: Any) -> Path:
+        """Export an image into a file."""
+        made = self.ended(self.bmi.exports.start(name, ImageExport(**more)))
+        assert made.state is OperationState.SUCCEEDED, made.error
+        with path.open("wb") as file:
+            self.bmi.exports.fetch(made.id, lambda data: bool(file.write(data)), lambda done, total: None)
+        self.bmi.exports.remove(made.id)
+        return path
+
+    def forget(self, name: str) -> None:
+        """Remove an image, and insist that nothing is left of any."""
+        self.bmi.operations.wait(self.bmi.images.delete(name).id)
+        assert self.left() == []
+
+    def ended(self, operation: Operation) -> Operation:
+        """Wait for the end of an operation."""
+        while not operation.state.ended:
+            operation = self.bmi.operations.get(operation.id, wait=25)
+        return operation
 
     def command(self, *words: str, **more: Any) -> "subprocess.CompletedProcess[bytes]":
         """Run `bmi` as a person does."""

@@ -7,9 +7,8 @@ from uuid import UUID
 
 import pytest
 
-from bmi.api.intake import Format, ImageImport, UploadCreate
+from bmi.api.intake import Format
 from bmi.api.operations import Ending, OperationState
-from bmi.client.uploads import FilePieces
 from bmi.run import run
 from tests.integration.images.disks import (
     MIB,
@@ -349,17 +348,13 @@ def folder(tmp_path: Path) -> Path:
 
 def refused(site: Site, path: Path, declared: Format | None) -> str:
     """Hand a file in, insist that it is refused and that nothing of it is left, and return what was said."""
-    upload = site.bmi.uploads.create(UploadCreate(size=path.stat().st_size))
-    with path.open("rb") as file:
-        site.bmi.uploads.send_all(upload, FilePieces(file), lambda done: None)
-    started = site.bmi.images.import_(ImageImport(name="hostile", upload=upload.id, format=declared))
-    while not (found := site.bmi.operations.get(started.id, wait=30)).state.ended:
-        pass
+    found = site.bring(path, "hostile", format=declared)
     assert (found.state, found.ending) == (OperationState.FAILED, Ending.UNDONE), found
     assert found.error is not None
     assert found.error.code == "image-invalid", found.error
     assert found.error.next_step
-    site.bmi.uploads.delete(upload.id)
+    for upload in site.bmi.uploads.list():  # kept, so that it can be tried again
+        site.bmi.uploads.delete(upload.id)
     assert site.left() == []
     return found.error.detail
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from bmi.api.intake import Format, UploadCreate
+from bmi.api.operations import OperationState
 from bmi.run import run
 from tests.integration.images.disks import (
     COMPRESSIONS,
@@ -46,20 +48,12 @@ def test_a_disk_comes_in_and_goes_out_bit_for_bit(
 ) -> None:
     image = converted(raw, format, tmp_path / f"disk.{format}")
     given = packed(image, how, tmp_path / f"disk.{format}.{how}") if how else image
-    name = f"{format}-{how or 'plain'}"
-    must(site.command("image", "import", str(given), "--name", name, "--again"))
-    shown = site.bmi.images.get(name)
+    assert site.bring(given, "disk", again=True).state is OperationState.SUCCEEDED
+    shown = site.bmi.images.get("disk")
     assert (shown.state, shown.size, shown.origin) == ("ready", SIZE, "import")
-
-    for wanted, more in (("raw", ()), ("qcow2", ()), ("qcow2", ("--compress",))):
-        out = tmp_path / f"out-{wanted}{len(more)}"
-        must(site.command("image", "export", name, str(out), "--format", wanted, *more))
-        same(raw, wanted, out)
-        if wanted == "raw":
-            assert out.stat().st_size == SIZE
-            assert out.stat().st_blocks * 512 < 2 << 20  # holes are holes again
-    site.bmi.operations.wait(site.bmi.images.delete(name).id)
-    assert site.left() == []
+    for wanted in (Format.RAW, Format.QCOW2):
+        same(raw, wanted, site.fetch("disk", tmp_path / f"out.{wanted}", format=wanted))
+    site.forget("disk")
 
 
 def test_subformats_that_other_programs_write(site: Site, raw: Path, tmp_path: Path) -> None:
@@ -73,11 +67,9 @@ def test_subformats_that_other_programs_write(site: Site, raw: Path, tmp_path: P
     }
     for name, (format, *options) in kinds.items():
         image = converted(raw, format, tmp_path / name, *options)
-        must(site.command("image", "import", str(image), "--name", name, "--again"))
-        must(site.command("image", "export", name, str(tmp_path / f"{name}.raw")))
-        same(raw, "raw", tmp_path / f"{name}.raw")
-        site.bmi.operations.wait(site.bmi.images.delete(name).id)
-    assert site.left() == []
+        assert site.bring(image, name, again=True).state is OperationState.SUCCEEDED, name
+        same(raw, "raw", site.fetch(name, tmp_path / f"{name}.raw"))
+        site.forget(name)
 
 
 def test_streams_in_and_out(site: Site, raw: Path, tmp_path: Path) -> None:
@@ -85,8 +77,7 @@ def test_streams_in_and_out(site: Site, raw: Path, tmp_path: Path) -> None:
         must(site.command("image", "import", "-", "--name", "piped", "--format", "raw", stdin=file))
     out = must(site.command("image", "export", "piped", "-"))
     assert hashlib.sha256(out).digest() == hashlib.sha256(raw.read_bytes()).digest()
-    site.bmi.operations.wait(site.bmi.images.delete("piped").id)
-    assert site.left() == []
+    site.forget("piped")
 
 
 def test_a_file_from_the_web(site: Site, raw: Path, tmp_path: Path) -> None:
@@ -102,8 +93,7 @@ def test_a_file_from_the_web(site: Site, raw: Path, tmp_path: Path) -> None:
     assert b"has the digest sha256:" in wrong.stderr
     for operation in site.bmi.operations.list():
         assert "secret" not in operation.model_dump_json()
-    site.bmi.operations.wait(site.bmi.images.delete("web").id)
-    assert site.left() == []
+    site.forget("web")
 
 
 def test_a_content_that_is_there_is_not_stored_twice(site: Site, raw: Path, tmp_path: Path) -> None:
@@ -134,8 +124,6 @@ def test_an_upload_that_broke_off_goes_on(site: Site, tmp_path: Path) -> None:
             file.write(os.urandom(1 << 20))
     size = image.stat().st_size
     digest = f"sha256:{hashlib.sha256(image.read_bytes()).hexdigest()}"
-    from bmi.api.intake import UploadCreate
-
     upload = site.bmi.uploads.create(UploadCreate(size=size, digest=digest))
     site.bmi.uploads.send(upload.id, 0, image.read_bytes()[: 30 << 20])
     done = site.command("image", "import", str(image), "--name", "resumed")
@@ -143,18 +131,21 @@ def test_an_upload_that_broke_off_goes_on(site: Site, tmp_path: Path) -> None:
     assert b"going on with upload" in done.stderr
     must(site.command("image", "export", "resumed", str(tmp_path / "out")))
     assert (tmp_path / "out").read_bytes() == image.read_bytes()
-    site.bmi.operations.wait(site.bmi.images.delete("resumed").id)
-    assert site.left() == []
+    site.forget("resumed")
 
 
-def test_an_export_replaces_nothing_unless_it_is_told_to(site: Site, raw: Path, tmp_path: Path) -> None:
+def test_an_export_is_compressed_sparse_and_replaces_nothing_unless_told_to(
+    site: Site, raw: Path, tmp_path: Path
+) -> None:
     must(site.command("image", "import", str(raw), "--name", "kept"))
-    out = tmp_path / "out"
+    out, small = tmp_path / "out", tmp_path / "small"
     out.write_text("precious")
     assert b"exists already" in site.command("image", "export", "kept", str(out)).stderr
     assert out.read_text() == "precious"
     must(site.command("image", "export", "kept", str(out), "--force"))
     same(raw, "raw", out)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
-    site.bmi.operations.wait(site.bmi.images.delete("kept").id)
-    assert site.left() == []
+    assert out.stat().st_blocks * 512 < 2 << 20  # holes are holes again
+    must(site.command("image", "export", "kept", str(small), "--format", "qcow2", "--compress"))
+    same(raw, "qcow2", small)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "small"]
+    site.forget("kept")
