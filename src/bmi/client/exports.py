@@ -18,7 +18,6 @@ from bmi.client.transport import Transport
 PATIENCE = 120.0  # seconds that the service may be away in the middle of a file
 
 _PAUSE = 1.0  # seconds before a new try
-_CHUNK = 1 << 20  # bytes
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with the bytes done and the bytes in all."""
@@ -73,7 +72,7 @@ class Exports:
                         version, wanted = answer.headers.get("etag", ""), _digest(answer)
                     elif answer.status_code != httpx2.codes.PARTIAL_CONTENT:
                         raise AnswerInvalid(self._transport.url, "the file changed while it was fetched")
-                    for chunk in answer.iter_raw(_CHUNK):
+                    for chunk in answer.iter_raw():
                         sha.update(chunk)
                         write(chunk)
                         done, since = done + len(chunk), None

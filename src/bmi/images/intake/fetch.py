@@ -18,7 +18,6 @@ from bmi.images.intake.space import Room
 _REDIRECTS = 5
 _BREAKS = 8  # connections that break without having brought anything, until it is given up
 _PAUSE = 1.0  # seconds before a new connection
-_CHUNK = 1 << 20  # bytes
 _SYNC = 64 << 20  # bytes between two looks at the room
 _TIMEOUT = httpx2.Timeout(30.0, connect=10.0)  # seconds without a byte
 
@@ -193,7 +192,7 @@ class _Download:
 
     def _take(self, answer: httpx2.Response) -> None:
         unseen = 0
-        for chunk in answer.iter_raw(_CHUNK):
+        for chunk in answer.iter_raw():
             if self.received + len(chunk) > self.bounds.bytes:
                 self._refuse_size(self.received + len(chunk))
             self._write(chunk)
