@@ -21,12 +21,10 @@ class Format(StrEnum):
 
 
 def _prefixed(digest: str) -> str:
-    return f"sha256:{digest.removeprefix('sha256:')}"
+    return f"sha256:{digest.lower().removeprefix('sha256:')}"
 
 
-Digest = Annotated[
-    str, StringConstraints(pattern=r"^(sha256:)?[0-9a-f]{64}$", to_lower=True), AfterValidator(_prefixed)
-]
+Digest = Annotated[str, StringConstraints(pattern=r"^(sha256:)?[0-9a-fA-F]{64}$"), AfterValidator(_prefixed)]
 """SHA-256 as 64 hexadecimal digits; `sha256:` may stand before them."""
 
 

@@ -117,29 +117,36 @@ def test_without_a_version_nothing_is_stuck_together(tmp_path: Path) -> None:
 
 def test_a_part_that_was_not_asked_for_is_refused(tmp_path: Path) -> None:
     other = answer(206, DATA[5:], Content_Range=f"bytes 5-{len(DATA) - 1}/{len(DATA)}")
-    with serving(broken(300_000, ETag='"v1"'), other) as server:
-        with pytest.raises(FetchRefused, match="another part"):
-            got(server.url, tmp_path)
+    with (
+        serving(broken(300_000, ETag='"v1"'), other) as server,
+        pytest.raises(FetchRefused, match="another part"),
+    ):
+        got(server.url, tmp_path)
 
 
 def test_redirects_are_followed_and_checked(tmp_path: Path) -> None:
     with serving(answer(302, Location="/elsewhere"), answer(200, DATA)) as server:
         assert got(server.url, tmp_path) == DATA
-    with serving(answer(302, Location="http://10.255.255.1/metadata")) as server:
-        with pytest.raises(FetchRefused, match=r"10.255.255.1 leads to an address that is not public"):
-            got(server.url, tmp_path)
-    with serving(answer(302, Location="file:///etc/passwd")) as server:
-        with pytest.raises(FetchRefused, match="not a URL of http or https"):
-            got(server.url, tmp_path)
-    with serving(answer(302, Location="/again")) as server:
-        with pytest.raises(FetchRefused, match="redirects more than 5 times"):
-            got(server.url, tmp_path)
+    with (
+        serving(answer(302, Location="http://10.255.255.1/metadata")) as server,
+        pytest.raises(FetchRefused, match=r"10.255.255.1 leads to an address that is not public"),
+    ):
+        got(server.url, tmp_path)
+    with (
+        serving(answer(302, Location="file:///etc/passwd")) as server,
+        pytest.raises(FetchRefused, match="not a URL of http or https"),
+    ):
+        got(server.url, tmp_path)
+    with (
+        serving(answer(302, Location="/again")) as server,
+        pytest.raises(FetchRefused, match="redirects more than 5 times"),
+    ):
+        got(server.url, tmp_path)
 
 
 def test_what_is_not_public_is_refused(tmp_path: Path) -> None:
-    with serving(answer(200, DATA)) as server:
-        with pytest.raises(FetchRefused, match="not public"):
-            got(server.url, tmp_path, networks=())
+    with serving(answer(200, DATA)) as server, pytest.raises(FetchRefused, match="not public"):
+        got(server.url, tmp_path, networks=())
         assert server.asked == []
 
 
