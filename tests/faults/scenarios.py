@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from bmi.access.models import Project
 from bmi.ids import new_id
-from bmi.images.models import Disk, Image
+from bmi.images.models import Disk, Image, Upload
 from bmi.legacy.models import LegacyVolume
 from bmi.provisioning.models import Operation
 from tests.faults.faulty import VERBS, Fault, Point
@@ -80,6 +80,21 @@ def _with_network(house: House) -> None:
 def _with_image(house: House) -> None:
     _with_disk(house)
     house.done("POST", f"/disks/d1/snapshot?project={PROJECT}", {"name": "shot"})
+
+
+def _uploaded(house: House) -> None:
+    """A file that has arrived, and waits to become an image."""
+    answer = house.api.post("/v1/uploads", json={"project": PROJECT})
+    data = (b"in".ljust(510, b"\0") + b"\x55\xaa").ljust(1 << 16, b"\0")
+    sent = house.api.patch(f"/v1/uploads/{answer.json()['id']}?offset=0", content=data)
+    assert sent.status_code == 200, sent.text
+
+
+def _import(house: House) -> UUID:
+    """Ask for an image of the upload."""
+    with house.parts.db.read() as session:
+        upload = session.scalars(select(Upload.id)).one()
+    return house.ask("POST", "/images/import", {"name": "in", "project": PROJECT, "upload": str(upload)})
 
 
 def _imported(house: House) -> None:
@@ -252,6 +267,16 @@ SCENARIOS = (
         planted={("storage", "adopt", 1): Fault.LIES_FAILED},
         points=_way_back,
     ),
+    Scenario("image.import", "", _import, _uploaded),
+    Scenario(
+        "image.import",
+        "undone",
+        _import,
+        _uploaded,
+        planted={("storage", "import_image", 1): Fault.LIES_FAILED},
+        points=_way_back,
+    ),
+    Scenario("image.export", "", _asking("POST", f"/images/{IMAGE}/export", {})),
     Scenario("image.flatten", "", _asking("POST", f"/images/shot/flatten?project={PROJECT}"), _with_image),
     Scenario("image.delete", "", _asking("DELETE", f"/images/shot?project={PROJECT}"), _with_image),
     Scenario("network.create", "", _asking("POST", "/networks", {"name": "net3", "project": PROJECT})),
@@ -287,6 +312,7 @@ SCENARIOS = (
     _retried(
         "disk.delete", _asking("DELETE", f"/disks/d1?project={PROJECT}"), ("storage", "remove"), _with_disk
     ),
+    _retried("image.import", _import, ("storage", "import_image"), _uploaded),
     _retried("image.build", _asking("POST", "/images/build", _BUILD), ("storage", "import_image")),
     _retried(
         "network.create", _asking("POST", "/networks", {"name": "net3", "project": PROJECT}), ("leg", "up")
