@@ -14,6 +14,7 @@ from bmi.api import intake as wire
 from bmi.db import now
 from bmi.errors import BadRequest, InUse, WrongState
 from bmi.ids import new_id
+from bmi.images.intake.space import write_at
 from bmi.images.models import Upload
 from bmi.images.spool import Spool
 from bmi.parts import Parts
@@ -150,11 +151,8 @@ class Receiving:
                 f"upload {self._id} would become larger than its {self._end} bytes",
                 next_step="say the right size when it is made, or ask the admin to raise intake.max_size",
             )
-        view = memoryview(data)
-        while view:
-            count = os.pwrite(self._file, view, self._at)
-            self._at += count
-            view = view[count:]
+        write_at(self._file, data, self._at)
+        self._at += len(data)
         if self._at - self._written_down >= _SYNC:
             self.write_down()
 

@@ -15,6 +15,7 @@ from bmi.api.operations import Ending
 from bmi.drivers.storage import Kind, Volume
 from bmi.errors import NotFound, WrongState
 from bmi.images.intake import convert, digest
+from bmi.images.intake.space import part_of
 from bmi.images.models import Image
 from bmi.images.service import require_ready
 from bmi.images.spool import Spool
@@ -111,7 +112,7 @@ def export_image(run: Run) -> None:
         if not whole.exists():
             part = written("convert")
             if qcow2:
-                part = folder / f"{_FILE}.part"
+                part = part_of(whole)
                 compress = run.request["compress"]
                 convert.to_qcow2(raw, part, bounds, telling(run, "convert"), compress=compress)
             part.replace(whole)

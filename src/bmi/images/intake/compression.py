@@ -14,7 +14,7 @@ from bmi.images.intake.digest import Progress
 from bmi.images.intake.reader import refuse
 from bmi.images.intake.space import Room, SparseWriter
 
-_READ = 256 << 10  # bytes
+_READ = 64 << 10  # bytes; of zeros, that can be gigabytes, and only between two reads is it cancelled
 _WRITE = 1 << 20  # bytes that a decoder gives at once
 _MEMORY = 256 << 20  # bytes that xz may use; `xz -9` needs 65 MiB
 _WINDOW = 27  # zstd: 128 MiB, what its own program takes without being asked

@@ -189,7 +189,7 @@ def _report(printed: Sequence[str]) -> Mapping[str, Any] | None:
 
 def _refuse_broken(printed: Sequence[str], error: CommandFailed) -> NoReturn:
     said = [text for text in printed if text.strip() and text[0] not in "{} "]
-    if not said:
+    if not said or said[0].startswith(("bwrap:", "setpriv:", "prlimit:")):
         raise error  # it did not even start: the sandbox's trouble, not the file's
     reason = said[0].rpartition("}': ")[2].removeprefix("qemu-img: ")
     raise ImageInvalid(

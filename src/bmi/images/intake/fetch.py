@@ -13,7 +13,7 @@ import httpx2
 from bmi.errors import FetchFailed, FetchRefused
 from bmi.images.intake.addresses import Network, resolve
 from bmi.images.intake.digest import Progress
-from bmi.images.intake.space import Room
+from bmi.images.intake.space import Room, part_of, write_at
 
 _REDIRECTS = 5
 _BREAKS = 8  # connections that break without having brought anything, until it is given up
@@ -77,8 +77,8 @@ def fetch(url: str, destination: Path, bounds: Bounds, progress: Progress) -> in
         FetchFailed: The server does not answer, or breaks off again and again.
         StorageFull: There is no room for it.
     """
-    part = destination.with_name(f"{destination.name}.part")
-    file = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    part = part_of(destination)
+    file = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     try:
         with httpx2.Client(timeout=_TIMEOUT, trust_env=False, follow_redirects=False) as http:
             size = _Download(http, checked(url), file, bounds, progress).whole()
@@ -195,7 +195,8 @@ class _Download:
         for chunk in answer.iter_raw():
             if self.received + len(chunk) > self.bounds.bytes:
                 self._refuse_size(self.received + len(chunk))
-            self._write(chunk)
+            write_at(self.file, chunk, self.received)
+            self.received += len(chunk)
             unseen += len(chunk)
             if unseen >= _SYNC:
                 os.fdatasync(self.file)
@@ -205,16 +206,9 @@ class _Download:
         if self.total is not None and self.received != self.total:
             raise httpx2.RemoteProtocolError(f"{self.received} of {self.total} bytes came")
 
-    def _write(self, chunk: bytes) -> None:
-        view = memoryview(chunk)
-        while view:
-            count = os.pwrite(self.file, view, self.received)
-            self.received += count
-            view = view[count:]
-
     def _look(self) -> None:
         """Tell how far it is, and stop when it takes too long."""
-        self.progress(self.received, self.total or max(self.received, 1))
+        self.progress(self.received, self.total or self.received + 1)
         if time.monotonic() > self.end:
             raise FetchRefused(
                 f"{shown(str(self.url))} took longer than {self.bounds.seconds:g} s",

@@ -1,7 +1,9 @@
 """Files that are written on the way in: with holes where there are zeros, and never more than there is room."""
 
+import errno
 import os
 from pathlib import Path
+from uuid import uuid4
 
 from bmi.errors import StorageFull
 
@@ -39,6 +41,37 @@ class Room:
                 f"the spool {self._folder} has {free} bytes free, {self._reserve + needed} are needed",
                 next_step="make room there, or move it with the setting intake.spool",
             )
+
+
+def write_at(file: int, data: bytes | memoryview, offset: int) -> None:
+    """Write everything at a place of a file.
+
+    Raises:
+        StorageFull: There is no room for it.
+    """
+    view = memoryview(data)
+    try:
+        while view:
+            count = os.pwrite(file, view, offset)
+            view, offset = view[count:], offset + count
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise StorageFull(
+            "the spool has no room left",
+            next_step="make room there, or move it with the setting intake.spool",
+        ) from error
+
+
+def part_of(path: Path) -> Path:
+    """Return where a file is made that is to appear at a path. What others began there is removed.
+
+    A maker that was taken for dead may still be at it. It has a name of its own, so it cannot let appear what
+    another one has not finished.
+    """
+    for left in path.parent.glob(f"{path.name}.*.part"):
+        left.unlink(missing_ok=True)
+    return path.with_name(f"{path.name}.{uuid4()}.part")
 
 
 class SparseWriter:
@@ -79,6 +112,4 @@ class SparseWriter:
             os.fdatasync(self._file)  # until then file systems do not tell what is left
             self._room.require()
             self._unseen = 0
-        done = 0
-        while done < len(piece):
-            done += os.pwrite(self._file, piece[done:], self.size + done)
+        write_at(self._file, piece, self.size)

@@ -20,6 +20,7 @@ from bmi.images.intake.compression import Compression
 from bmi.images.intake.digest import Progress
 from bmi.images.intake.formats import look
 from bmi.images.intake.reader import opened, refuse
+from bmi.images.intake.space import part_of
 
 _HEAD = 16  # bytes in which a compression is recognised
 
@@ -120,8 +121,7 @@ class Work:
             shutil.rmtree(self.folder)  # to say why not
 
     def _unpack(self, how: Compression, progress: Progress) -> None:
-        part = self.folder / "unpacked.part"
-        part.unlink(missing_ok=True)
+        part = part_of(self._unpacked)
         file = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         try:
             limit = self._limit + self._limit // 100  # an image is somewhat larger than its disk
@@ -133,8 +133,7 @@ class Work:
         part.replace(self._unpacked)
 
     def _convert(self, disk: Path, found: Found, progress: Progress) -> None:
-        part = self.folder / "raw.part"
-        part.unlink(missing_ok=True)
+        part = part_of(self._raw)
         if found.format is Format.RAW:
             os.link(disk, part)
         elif found.format is None or found.size is None:
