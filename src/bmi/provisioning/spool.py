@@ -31,6 +31,9 @@ def sweep(parts: Parts) -> None:
 
 
 def _forget_stale(parts: Parts) -> None:
+    with parts.db.read() as session:
+        if session.scalar(select(Upload.id).limit(1)) is None:
+            return  # as nearly always; writing would keep others from it
     with parts.db.write() as session:
         since = parts.db.clock(session) - timedelta(seconds=parts.settings.intake.keep)
         for row in session.scalars(select(Upload).where(Upload.touched_at < since)):

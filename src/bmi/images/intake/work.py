@@ -139,6 +139,7 @@ class Work:
         elif found.format is None or found.size is None:
             refuse("is compressed twice", "unpack it, and hand it in again")
         else:
+            disk.chmod(0o644)  # for nobody in the sandbox, whatever the service's umask
             convert.check(disk, found.format, self._bounds)
             convert.to_raw(disk, found.format, found.size, part, self._bounds, progress)
         part.replace(self._raw)
