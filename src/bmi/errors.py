@@ -183,6 +183,21 @@ class ApplianceFailed(BmiError):
     code = "appliance-failed"
 
 
+class FetchRefused(BmiError):
+    """What a URL leads to may not, or cannot, be fetched."""
+
+    code = "fetch-refused"
+    status = 422
+
+
+class FetchFailed(BmiError):
+    """The server that a URL leads to did not give the file."""
+
+    code = "fetch-failed"
+    status = 502
+    transient = True
+
+
 class TargetError(BmiError):
     """The iSCSI target could not do what was asked."""
 

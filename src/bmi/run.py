@@ -15,6 +15,7 @@ from bmi.errors import CommandFailed, CommandTimedOut
 TIMEOUT = 30.0  # seconds; enough for anything that BMI waits for on a request's path
 
 _STDERR_KEPT = 2000  # characters of a program's error output that are worth a reader's time
+_PULSE = 0.25  # seconds; how soon a program is ended that nobody wants any more
 _LINES_KEPT = 15  # lines of a long-running program's output that go into the error
 
 
@@ -77,14 +78,18 @@ def stream(
     line: Callable[[str], None],
     timeout: float,
     env: Mapping[str, str] | None = None,
+    pulse: Callable[[], None] | None = None,
 ) -> None:
     """Run a program to its end and hand on each line it prints, on either output, as it comes.
+
+    What a carriage return ends, as in a progress bar, is a line too.
 
     Args:
         argv: The program and its arguments. Never put a secret here: every user of the host can read it.
         line: Called with each line, without its end. What it raises ends the program.
         timeout: Seconds until the program, and what it started, is killed.
         env: Variables set on top of the caller's environment.
+        pulse: Called several times a second, also while nothing is printed. What it raises ends the program.
 
     Raises:
         CommandTimedOut: It did not end in time and was killed.
@@ -108,7 +113,7 @@ def stream(
         ) from error
     try:
         with child.stdout or io.BytesIO() as output:
-            for text in _lines(output.fileno(), deadline):
+            for text in _lines(output.fileno(), deadline, pulse or _nothing):
                 last.append(text)
                 line(text)
         status = child.wait(max(0.0, deadline - time.monotonic()))
@@ -128,7 +133,11 @@ def stream(
         )
 
 
-def _lines(fd: int, deadline: float) -> Iterator[str]:
+def _nothing() -> None:
+    pass
+
+
+def _lines(fd: int, deadline: float, pulse: Callable[[], None]) -> Iterator[str]:
     """Read lines until the other end is closed.
 
     Raises:
@@ -136,11 +145,15 @@ def _lines(fd: int, deadline: float) -> Iterator[str]:
     """
     rest = b""
     while True:
-        ready, _, _ = select.select([fd], [], [], max(0.0, deadline - time.monotonic()))
+        left = deadline - time.monotonic()
+        ready, _, _ = select.select([fd], [], [], min(_PULSE, max(0.0, left)))
+        pulse()
         if not ready:
-            raise TimeoutError
+            if left <= 0:
+                raise TimeoutError
+            continue
         chunk = os.read(fd, 65536)
-        *complete, rest = (rest + chunk).split(b"\n")
+        *complete, rest = (rest + chunk).replace(b"\r", b"\n").split(b"\n")
         yield from (each.decode(errors="replace") for each in complete)
         if not chunk:
             if rest:

@@ -33,7 +33,9 @@ from bmi.ids import short
 from bmi.images import disk_routes as disks_routes
 from bmi.images import life_routes as image_life_routes
 from bmi.images import edit_routes as image_edit_routes
+from bmi.images import intake_routes
 from bmi.images import routes as images_routes
+from bmi.images import upload_routes as uploads_routes
 from bmi.networks import routes as networks_routes
 from bmi.nodes import routes as nodes_routes
 from bmi.parts import GatewayParts, Parts
@@ -215,8 +217,10 @@ def build_app(parts: Parts, roles: Collection[Role] = EVERYTHING) -> FastAPI:
         access_routes,
         nodes_routes,
         networks_routes,
+        intake_routes,
         images_routes,
         image_life_routes,
+        uploads_routes,
         disks_routes,
         image_edit_routes,
         operations_routes,

@@ -2,11 +2,11 @@
 
 import os
 import tomllib
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from bmi.errors import SettingsInvalid
@@ -83,6 +83,28 @@ class Images(Section):
     """For how many days an image that was deleted can be taken back; then it is removed for good."""
 
 
+class Intake(Section):
+    """What may come in as an image, and where it lies until it is one."""
+
+    spool: Path | None = None
+    """Folder of uploads, of files on their way in and of exports; `spool` in the state folder if None.
+
+    Where the API and workers run on different hosts, a folder that they share.
+    """
+    max_size: ByteSize = Field(ByteSize(1 << 40), ge=1 << 20)
+    """Bytes that a file, and the disk in it, may have."""
+    reserve: ByteSize = Field(ByteSize(1 << 30), ge=0)
+    """Bytes that stay free on the spool's file system."""
+    uploads: int = Field(20, ge=1)
+    """Unfinished uploads that a project may have."""
+    keep: float = Field(86400, gt=0)
+    """Seconds that an upload is kept to which nothing comes any more, and that an export can be fetched."""
+    deadline: float = Field(7200, gt=0)
+    """Seconds that fetching, and that reading or converting one file, may take."""
+    networks: list[IPv4Network | IPv6Network] = []
+    """Networks that are not public and that URLs may lead to all the same."""
+
+
 class Boot(Section):
     """What nodes are served while they boot."""
 
@@ -115,6 +137,7 @@ class Settings(BaseSettings):
     switches: dict[str, Driver] = {}
     networks: Networks = Networks()
     images: Images = Images()
+    intake: Intake = Intake()
     boot: Boot = Boot()
     gateway: Gateway = Gateway()
     worker: Worker = Worker()
@@ -139,6 +162,11 @@ class Settings(BaseSettings):
         if not path.is_absolute():
             raise ValueError("must be an absolute path")
         return path
+
+    @property
+    def spool(self) -> Path:
+        """Folder of uploads, of files on their way in and of exports."""
+        return self.intake.spool or self.state_dir / "spool"
 
     @property
     def database_url(self) -> str:

@@ -59,7 +59,7 @@ VERBS: dict[str, dict[str, tuple[str, ...]]] = {
             "write_seed",
             "remove",
         ),
-        "reads": ("depth", "usage", "find", "volumes", "backing", "capacity"),
+        "reads": ("export_image", "depth", "usage", "find", "volumes", "backing", "capacity"),
     },
     "target": {"changes": ("serve", "remove", "stop"), "reads": ("exports", "sessions", "portals")},
     "switch": {"changes": ("configure",), "reads": ("port", "ports")},

@@ -10,11 +10,12 @@ from typing import Literal
 from sqlalchemy import select
 
 from bmi.api.nodes import NodeState
+from bmi.api.operations import Ending
 from bmi.boot.models import Boot
 from bmi.drivers.power import PowerState
 from bmi.drivers.storage import Kind, Volume
 from bmi.drivers.switch import ISOLATED, PortVlans
-from bmi.images.models import Disk, Image
+from bmi.images.models import Disk, Image, Upload
 from bmi.legacy.models import LegacyVolume
 from bmi.networks.models import Network
 from bmi.nodes.models import Nic, Node
@@ -37,7 +38,14 @@ class Difference:
 
 def differences(parts: Parts) -> list[Difference]:
     """Compare everything that operations make. Call it when no operation runs."""
-    found = [*_volumes(parts), *_exports(parts), *_networks(parts), *_ports(parts), *_power(parts)]
+    found = [
+        *_volumes(parts),
+        *_exports(parts),
+        *_networks(parts),
+        *_ports(parts),
+        *_power(parts),
+        *_spool(parts),
+    ]
     return sorted(found, key=str)
 
 
@@ -86,6 +94,23 @@ def _volumes(parts: Parts) -> Iterator[Difference]:
     }
     yield from (Difference("missing", f"volume {volume}") for volume in wanted - real)
     yield from (Difference("leaked", f"volume {volume}") for volume in real - allowed)
+
+
+def _spool(parts: Parts) -> Iterator[Difference]:
+    """Uploads that are no images yet may lie there, and exports that can be fetched; nothing is on its way."""
+    with parts.db.read() as session:
+        exported = select(Operation.id).where(
+            Operation.verb == "image.export", Operation.ending == Ending.SUCCEEDED
+        )
+        allowed = {
+            "uploads": {str(id) for id in session.scalars(select(Upload.id))},
+            "work": set[str](),
+            "exports": {str(id) for id in session.scalars(exported)},
+        }
+    for folder, names in allowed.items():
+        place = parts.settings.spool / folder
+        there = {path.name for path in place.iterdir()} if place.exists() else set()
+        yield from (Difference("leaked", f"{folder}/{name} in the spool") for name in there - names)
 
 
 def _exports(parts: Parts) -> Iterator[Difference]:

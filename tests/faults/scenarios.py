@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from bmi.access.models import Project
 from bmi.ids import new_id
-from bmi.images.models import Disk, Image
+from bmi.images.models import Disk, Image, Upload
 from bmi.legacy.models import LegacyVolume
 from bmi.provisioning.models import Operation
 from tests.faults.faulty import VERBS, Fault, Point
@@ -103,6 +103,21 @@ def _with_trash(house: House) -> None:
     _with_image(house)
     answer = house.api.delete(f"/v1/images/shot?project={PROJECT}")
     assert answer.status_code == 200, answer.text
+
+
+def _uploaded(house: House) -> None:
+    """A file that has arrived, and waits to become an image."""
+    answer = house.api.post("/v1/uploads", json={"project": PROJECT})
+    data = (b"in".ljust(510, b"\0") + b"\x55\xaa").ljust(1 << 16, b"\0")
+    sent = house.api.patch(f"/v1/uploads/{answer.json()['id']}?offset=0", content=data)
+    assert sent.status_code == 200, sent.text
+
+
+def _import(house: House) -> UUID:
+    """Ask for an image of the upload."""
+    with house.parts.db.read() as session:
+        upload = session.scalars(select(Upload.id)).one()
+    return house.ask("POST", "/images/import", {"name": "in", "project": PROJECT, "upload": str(upload)})
 
 
 def _imported(house: House) -> None:
@@ -343,6 +358,16 @@ SCENARIOS = (
         planted={("storage", "adopt", 1): Fault.LIES_FAILED},
         points=_way_back,
     ),
+    Scenario("image.import", "", _import, _uploaded),
+    Scenario(
+        "image.import",
+        "undone",
+        _import,
+        _uploaded,
+        planted={("storage", "import_image", 1): Fault.LIES_FAILED},
+        points=_way_back,
+    ),
+    Scenario("image.export", "", _asking("POST", f"/images/{IMAGE}/export", {})),
     Scenario("image.flatten", "", _asking("POST", f"/images/shot/flatten?project={PROJECT}"), _with_image),
     Scenario("image.delete", "", _asking("POST", f"/images/shot/purge?project={PROJECT}"), _with_image),
     Scenario(
@@ -402,6 +427,7 @@ SCENARIOS = (
     ),
     _retried("image.commit", _asking("POST", "/images/commit", _COMMIT), ("storage", "remove"), _edited),
     _retried("disk.move", _change("move", to="n2"), ("target", "remove"), _active_on_disk),
+    _retried("image.import", _import, ("storage", "import_image"), _uploaded),
     _retried("image.build", _asking("POST", "/images/build", _BUILD), ("storage", "import_image")),
     _retried("image.copy", _asking("POST", f"/images/{IMAGE}/copy", _COPY), ("storage", "copy")),
     _retried(

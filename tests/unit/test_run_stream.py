@@ -62,3 +62,21 @@ def test_what_the_reader_raises_ends_the_program_and_its_children() -> None:
     with pytest.raises(KeyError):
         stream(["sh", "-c", "sleep 60 & echo $!; wait"], line=enough, timeout=10)
     wait_until(lambda: _gone(int(lines[0])), deadline=5, what="the child to end", next_step="")
+
+
+def test_what_a_carriage_return_ends_is_a_line() -> None:
+    lines: list[str] = []
+    stream(["printf", "1%%\\r2%%\\r3%%\\n"], line=lines.append, timeout=10)
+    assert lines == ["1%", "2%", "3%"]
+
+
+def test_a_program_that_prints_nothing_can_be_ended() -> None:
+    begun = time.monotonic()
+
+    def pulse() -> None:
+        if time.monotonic() - begun > 0.3:
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        stream(["sleep", "60"], line=lambda text: None, timeout=60, pulse=pulse)
+    assert time.monotonic() - begun < 10

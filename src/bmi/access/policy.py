@@ -25,6 +25,7 @@ class Action(StrEnum):
     IMAGE_BUILD = "image.build"
     IMAGE_PUBLISH = "image.publish"
     IMAGE_SHARES = "image.shares"
+    IMAGE_EXPORT = "image.export"
     DISK_READ = "disk.read"
     DISK_WRITE = "disk.write"
     OPERATION_READ = "operation.read"
@@ -51,6 +52,7 @@ LEAST_ROLE: dict[Action, Role] = {
     # All tenants boot what is public: who may publish could put a back door into everybody's servers.
     Action.IMAGE_PUBLISH: Role.ADMIN,
     Action.IMAGE_SHARES: Role.VIEWER,
+    Action.IMAGE_EXPORT: Role.MEMBER,
     Action.DISK_READ: Role.VIEWER,
     Action.DISK_WRITE: Role.MEMBER,
     Action.OPERATION_READ: Role.VIEWER,
@@ -63,7 +65,7 @@ LEAST_ROLE: dict[Action, Role] = {
 
 _RANK = {role: rank for rank, role in enumerate((Role.VIEWER, Role.MEMBER, Role.MANAGER, Role.ADMIN))}
 
-READABLE_BY_ALL = {Action.IMAGE_READ, Action.NODE_READ}
+READABLE_BY_ALL = {Action.IMAGE_READ, Action.IMAGE_EXPORT, Action.NODE_READ}
 """What everybody may read where it belongs to no project: golden images of the site, free nodes."""
 
 USABLE_BY_ALL = {Action.NODE_USE}

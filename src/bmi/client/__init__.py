@@ -20,6 +20,7 @@ from bmi.client.errors import (
     WaitTimedOut,
     title,
 )
+from bmi.client.exports import DigestMismatch
 
 __all__ = [
     "AnswerInvalid",
@@ -27,6 +28,7 @@ __all__ = [
     "Client",
     "ClientError",
     "ConnectionLost",
+    "DigestMismatch",
     "NameInvalid",
     "OperationFailed",
     "ProfileInvalid",

@@ -10,6 +10,7 @@ from bmi.api.common import Version
 from bmi.api.doctor import Repair, Repaired, Report
 from bmi.client.disks import Disks
 from bmi.client.image_edits import ImageEdits
+from bmi.client.exports import Exports
 from bmi.client.images import Images
 from bmi.client.members import Members
 from bmi.client.networks import Networks
@@ -18,6 +19,7 @@ from bmi.client.operations import Operations
 from bmi.client.projects import Projects
 from bmi.client.tokens import Tokens
 from bmi.client.transport import Transport
+from bmi.client.uploads import Uploads
 
 TIMEOUT = 30.0  # seconds; every request is answered at once, long work runs in operations
 
@@ -57,6 +59,8 @@ class Client:
         self.networks = Networks(self._transport)
         self.images = Images(self._transport)
         self.image_edits = ImageEdits(self._transport)
+        self.uploads = Uploads(self._transport)
+        self.exports = Exports(self._transport)
         self.disks = Disks(self._transport)
         self.operations = Operations(self._transport)
         self.members = Members(self._transport)

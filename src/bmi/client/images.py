@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from bmi.api.common import Request
 from bmi.api.image_life import ImageChange, ImageCopy, ImageMove, ImagePromote, ImageShare, ImageUndelete
 from bmi.api.images import Image, ImageAdopt, ImageBuild
+from bmi.api.intake import ImageImport
 from bmi.api.operations import Operation
 from bmi.client.transport import Transport
 
@@ -26,6 +27,11 @@ class Images:
         """Start building a golden image from a distribution's packages."""
         body = self._transport.in_project(request)
         return self._transport.call("POST", ["images", "build"], Operation, body=body)
+
+    def import_(self, request: ImageImport) -> Operation:
+        """Start making an image of an upload, or of what a URL leads to."""
+        body = self._transport.in_project(request)
+        return self._transport.call("POST", ["images", "import"], Operation, body=body)
 
     def adopt(self, request: ImageAdopt) -> Operation:
         """Start making an image of a content that lies in the store already, without copying it."""

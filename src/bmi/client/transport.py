@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any, TypeAlias, TypeVar
@@ -75,7 +76,7 @@ class Transport:
         path: Path,
         answer: type[M],
         *,
-        body: Request | None = None,
+        body: Request | bytes | None = None,
         query: Query | None = None,
         patience: float = 0,
     ) -> M:
@@ -85,7 +86,7 @@ class Transport:
             method: HTTP method.
             path: Segments after /v1.
             answer: Type of the answer.
-            body: What to send as JSON.
+            body: What to send as JSON, or bytes as they are.
             query: Parameters of the URL; those that are None are left out.
             patience: Seconds that the service may take on top of the usual timeout.
 
@@ -150,16 +151,34 @@ class Transport:
         except httpx2.RequestError as error:
             raise self._no_answer(error, reads_only=True) from error
 
+    @contextmanager
+    def stream(self, path: Path, headers: Mapping[str, str]) -> Iterator[httpx2.Response]:
+        """Open a file that the service gives, to be read as it comes.
+
+        Raises:
+            ApiError: The service says no.
+            Unreachable: It does not answer, or the stream breaks.
+        """
+        try:
+            plain = {"Accept-Encoding": "identity", **headers}
+            with self._http.stream("GET", _joined(path), headers=plain) as response:
+                if not response.is_success:
+                    response.read()
+                    raise self._refusal(response)
+                yield response
+        except httpx2.RequestError as error:
+            raise self._no_answer(error, reads_only=True) from error
+
     def _send(
-        self, method: str, path: Path, body: Request | None, query: Query | None, patience: float
+        self, method: str, path: Path, body: Request | bytes | None, query: Query | None, patience: float
     ) -> httpx2.Response:
         timeout = httpx2.Timeout(self.timeout, read=self.timeout + patience)
         try:
             response = self._http.request(
                 method,
                 _joined(path),
-                content=None if body is None else _encoded(body),
-                headers={} if body is None else {"Content-Type": "application/json"},
+                content=_encoded(body) if isinstance(body, Request) else body,
+                headers={} if body is None else {"Content-Type": _media_type(body)},
                 params={key: value for key, value in (query or {}).items() if value is not None},
                 timeout=timeout,
             )
@@ -227,6 +246,10 @@ def _joined(path: Path) -> str:
         if segment in ("", ".", ".."):
             raise NameInvalid(segment)
     return "/".join(quote(segment, safe="") for segment in segments)
+
+
+def _media_type(body: Request | bytes) -> str:
+    return "application/json" if isinstance(body, Request) else "application/octet-stream"
 
 
 def _encoded(request: Request) -> bytes:

@@ -18,6 +18,7 @@ from bmi.nodes.models import Nic
 from bmi.parts import Parts
 from bmi.provisioning.late import end_late
 from bmi.provisioning.life import empty_trash
+from bmi.provisioning.spool import sweep as sweep_spool
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +73,7 @@ class Convergence:
             logged("orders", sweep, self._parts)
             logged("what came late", end_late, self._parts)
             logged("the trash", empty_trash, self._parts)
+            logged("the spool", sweep_spool, self._parts)
 
     def _converge_gateway(self) -> None:
         self._whole = converge_gateway(self._parts)
@@ -84,6 +86,7 @@ def converge(parts: Parts) -> None:
     converge_ports(parts)
     end_late(parts)
     empty_trash(parts)
+    sweep_spool(parts)
 
 
 def converge_ports(parts: Parts) -> None:
