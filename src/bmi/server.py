@@ -31,6 +31,7 @@ from bmi.gateways.supervision import Supervisor
 from bmi.http import PROBLEMS, Service, answer_errors
 from bmi.ids import short
 from bmi.images import disk_routes as disks_routes
+from bmi.images import readiness_routes
 from bmi.images import routes as images_routes
 from bmi.networks import routes as networks_routes
 from bmi.nodes import routes as nodes_routes
@@ -214,6 +215,7 @@ def build_app(parts: Parts, roles: Collection[Role] = EVERYTHING) -> FastAPI:
         nodes_routes,
         networks_routes,
         images_routes,
+        readiness_routes,
         disks_routes,
         operations_routes,
         doctor_routes,

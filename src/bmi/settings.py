@@ -81,6 +81,19 @@ class Images(Section):
     """
 
 
+class ApplianceLimits(Section):
+    """The small virtual machine that looks into disks and changes them."""
+
+    enabled: bool = True
+    """Whether there is one; without it images cannot be checked, prepared or given keys from outside."""
+    memory: int = Field(1024, ge=512, le=65536)
+    """MiB."""
+    seconds: float = Field(1800, ge=60)
+    """For one disk; without KVM a preparation takes minutes."""
+    kvm: bool = False
+    """Whether it uses /dev/kvm, which makes it some five times faster where that works."""
+
+
 class Boot(Section):
     """What nodes are served while they boot."""
 
@@ -114,6 +127,7 @@ class Settings(BaseSettings):
     networks: Networks = Networks()
     images: Images = Images()
     boot: Boot = Boot()
+    appliance: ApplianceLimits = ApplianceLimits()
     gateway: Gateway = Gateway()
     worker: Worker = Worker()
     key_file: Path | None = None

@@ -5,11 +5,13 @@ from typing import Annotated, Literal
 import typer
 
 from bmi.api.images import ImageAdopt, ImageBuild
-from bmi.cli import apps, complete, options, output
+from bmi.cli import apps, complete, image_readiness, options, output
 from bmi.cli.progress import finish
 from bmi.cli.session import connect
 
 app = apps.noun("Immutable, bootable disk contents.")
+app.command()(image_readiness.check)
+app.command()(image_readiness.prepare)
 
 Name = Annotated[str, typer.Argument(help="Name or id.", metavar="IMAGE", autocompletion=complete.images)]
 

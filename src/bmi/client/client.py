@@ -15,6 +15,7 @@ from bmi.client.networks import Networks
 from bmi.client.nodes import Nodes
 from bmi.client.operations import Operations
 from bmi.client.projects import Projects
+from bmi.client.readiness import ReadinessCalls
 from bmi.client.tokens import Tokens
 from bmi.client.transport import Transport
 
@@ -55,6 +56,7 @@ class Client:
         self.nodes = Nodes(self._transport)
         self.networks = Networks(self._transport)
         self.images = Images(self._transport)
+        self.readiness = ReadinessCalls(self._transport)
         self.disks = Disks(self._transport)
         self.operations = Operations(self._transport)
         self.members = Members(self._transport)

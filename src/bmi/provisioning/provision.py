@@ -22,6 +22,7 @@ from bmi.gateways import service as gateways
 from bmi.gateways.orders import at_gateway
 from bmi.ids import new_id, short
 from bmi.images.models import Disk
+from bmi.images.readiness.keys import Identity, personalise
 from bmi.images.service import ready_image, refuse_disk_in_use
 from bmi.networks import service as networks
 from bmi.networks.models import Attachment, Network
@@ -30,6 +31,7 @@ from bmi.nodes.service import bmc_of
 from bmi.nodes.states import move
 from bmi.parts import Parts
 from bmi.provisioning.engine import Run, workflow
+from bmi.provisioning.image_check import appliance_of, needs_keys, telling
 from bmi.provisioning.models import Operation
 from bmi.provisioning.service import ask as ask_operation
 
@@ -93,6 +95,7 @@ def ask(session: Session, parts: Parts, caller: Caller, ref: str, request: Provi
             "clone": request.disk is None,
             "until": request.until,
             "deadline": request.deadline,
+            "keys": needs_keys(disk.image),
         },
         result={"node": node.name, "disk": disk.name, "address": attachment.address},
         asked=request.model_dump(mode="json") | {"project": str(project.id)},
@@ -239,6 +242,17 @@ def provision(run: Run) -> None:
         parts.storage.remove(Volume(Kind.DISK, record.disk_id))
         return "gone"
 
+    def keys() -> str:
+        identity = Identity(
+            instance_id=str(record.id),
+            hostname=record.hostname,
+            ssh_keys=record.ssh_keys,
+            phone_home_url=boot.boot_url(parts, record, "phone-home"),
+        )
+        backing = parts.storage.backing(Volume(Kind.DISK, record.disk_id))
+        users = personalise(appliance_of(parts.settings), backing, identity, telling(run, "keys"))
+        return f"written into the disk, for {', '.join(users)}" if users else "written before"
+
     def seed() -> str:
         flag(parts, record.id, seeded=True)
         boot.write_seed(parts, record.id)
@@ -290,6 +304,8 @@ def provision(run: Run) -> None:
     with contextlib.nullcontext() if onward else run.all_or_nothing():
         run.step("power off", power_off)
         run.step("disk", clone, undo=unclone)
+        if run.request.get("keys"):
+            run.step("keys", keys)
         run.step("seed", seed, undo=lambda: remove_seed(parts, record.id))
         run.step("export", export, undo=lambda: remove_export(parts, record))
         run.step("boot service", serve, undo=lambda: remove_boot_service(parts, record))

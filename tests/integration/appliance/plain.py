@@ -3,16 +3,13 @@
 Built once for all runs, and kept beside the service's own images.
 """
 
-import contextlib
 import fcntl
 import hashlib
-import os
-import shutil
 import tempfile
 from pathlib import Path
 
-from bmi.images.debian.rootfs import _host_apt_options, _sources
 from bmi.images.debian import Recipe
+from bmi.images.debian.rootfs import _host_apt_options, _sources
 from bmi.run import run, stream
 
 CACHE = Path("/var/cache/bmi/test-images")
@@ -96,7 +93,18 @@ def _build(image: Path) -> None:
         run(["sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", part], input=_TABLE.encode())
         geometry = ["-T", "65536", "-h", "64", "-s", "32", "-c", "4", "-H", str(ESP_START // 512)]
         run(["mformat", "-i", f"{part}@@{ESP_START}", "-v", "ESP", *geometry, "::"])
-        words = ["mke2fs", "-q", "-t", "ext4", "-L", "plain", "-d", root, "-O", "^metadata_csum_seed,^orphan_file"]
+        words = [
+            "mke2fs",
+            "-q",
+            "-t",
+            "ext4",
+            "-L",
+            "plain",
+            "-d",
+            root,
+            "-O",
+            "^metadata_csum_seed,^orphan_file",
+        ]
         words += ["-E", f"offset={ROOT_START},assume_storage_prezeroed=1,nodiscard"]
         run([*words, part, f"{(SIZE - ROOT_START - (1 << 20)) // 1024}k"], timeout=300)
         run(["/usr/bin/python3", "-c", _LOADERS, part], timeout=600)
@@ -108,7 +116,17 @@ def _root(work: Path) -> Path:
     script.write_text(_CUSTOMIZE)
     (work / "tmp").mkdir()
     words: list[str | Path] = [
-        *("setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "slave", "--pid", "--fork"),
+        *(
+            "setpriv",
+            "--pdeathsig",
+            "KILL",
+            "unshare",
+            "--mount",
+            "--propagation",
+            "slave",
+            "--pid",
+            "--fork",
+        ),
         *("--kill-child", "--", "mmdebstrap", "--variant=minbase", "--mode=root", "--format=tar"),
         *("--architectures=amd64", "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr"),
         *(f"--include={','.join(_PACKAGES)}", '--aptopt=APT::Install-Recommends "false"'),

@@ -42,7 +42,7 @@ class Appliance:
     enabled: bool = True
     memory: int = 1024
     """MiB."""
-    deadline: float = 600.0
+    deadline: float = 1800.0
     """Seconds for one disk."""
     kvm: bool = False
     """Whether to use the processor's virtualization; else QEMU translates, which is some five times slower."""
@@ -105,7 +105,9 @@ class _Program:
                 stdout=subprocess.PIPE,
                 stderr=complaints,
                 start_new_session=True,
-                env={"PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")},  # no secret of the service
+                env={
+                    "PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+                },  # no secret of the service
             )
         assert child.stdin is not None and child.stdout is not None  # noqa: S101, PT018 - asked for
         try:
@@ -129,7 +131,6 @@ class _Program:
             if "refused" in message:
                 raise ImageInvalid(str(message["refused"]), next_step=str(message["next_step"]))
             if "error" in message:
-                print(self._complaints.read_text()[-6000:])  # DEBUG
                 raise ApplianceFailed(
                     f"the appliance failed while {self._doing}: {message['error']}",
                     next_step="check that the image is whole, and try again",
