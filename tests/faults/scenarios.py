@@ -159,6 +159,11 @@ def _way_back(point: Point) -> bool:
     return point.step.startswith("undo") or point.step in ("watch", "end")
 
 
+def _checked(house: House) -> None:
+    """An image whose clones get their keys from outside."""
+    house.done("POST", f"/images/{IMAGE}/check")
+
+
 _BUILD = {"name": "built", "size": 1 << 30}
 _GONE = Fault.FAILS_FOR_GOOD
 
@@ -252,6 +257,16 @@ SCENARIOS = (
         planted={("storage", "adopt", 1): Fault.LIES_FAILED},
         points=_way_back,
     ),
+    Scenario("image.check", "", _asking("POST", f"/images/{IMAGE}/check")),
+    Scenario("image.prepare", "", _asking("POST", f"/images/{IMAGE}/prepare", {"name": "ready"})),
+    Scenario(
+        "image.prepare",
+        "undone",
+        _asking("POST", f"/images/{IMAGE}/prepare", {"name": "ready"}),
+        planted={("storage", "snapshot", 1): Fault.LIES_FAILED},
+        points=_way_back,
+    ),
+    Scenario("node.provision", "with keys from outside", _provision(), _checked, points=_steps("keys")),
     Scenario("image.flatten", "", _asking("POST", f"/images/shot/flatten?project={PROJECT}"), _with_image),
     Scenario("image.delete", "", _asking("DELETE", f"/images/shot?project={PROJECT}"), _with_image),
     Scenario("network.create", "", _asking("POST", "/networks", {"name": "net3", "project": PROJECT})),
@@ -288,6 +303,12 @@ SCENARIOS = (
         "disk.delete", _asking("DELETE", f"/disks/d1?project={PROJECT}"), ("storage", "remove"), _with_disk
     ),
     _retried("image.build", _asking("POST", "/images/build", _BUILD), ("storage", "import_image")),
+    _retried(
+        "image.prepare",
+        _asking("POST", f"/images/{IMAGE}/prepare", {"name": "ready"}),
+        ("storage", "snapshot"),
+    ),
+    _retried("image.check", _asking("POST", f"/images/{IMAGE}/check"), ("storage", "backing")),
     _retried(
         "network.create", _asking("POST", "/networks", {"name": "net3", "project": PROJECT}), ("leg", "up")
     ),

@@ -93,7 +93,7 @@ def kernel(system: System) -> Iterator[Finding]:
 
 def _root(system: System, line: str) -> Iterator[Finding]:
     root = next(iter(options(line, "root")), "")
-    kind, _, value = line.partition(" root=")[2].split(" ")[0].partition("=")
+    kind, _, value = root.partition("=")
     known = {"LABEL": system.label, "UUID": system.uuid}
     if plain := re.fullmatch(r"/dev/(sd|vd|xvd|hd|nvme)\w+", root):
         sometimes = plain[1] == "sd"

@@ -82,7 +82,9 @@ def _uses_firmware(system: System, found: Initramfs) -> bool:
     """Say whether what the firmware left about the disk is used."""
     own = found.texts.get("etc/iscsi.initramfs", "")
     script = found.texts.get("scripts/local-top/iscsi", "")
-    if "ISCSI_AUTO=true" in own.split() or ("iscsistart -b\n" in f"{script}\n" and "ISCSI_AUTO" not in script):
+    if "ISCSI_AUTO=true" in own.split() or (
+        "iscsistart -b\n" in f"{script}\n" and "ISCSI_AUTO" not in script
+    ):
         return True
     lines = [*system.command_lines()[:1], *(text for name, text in found.texts.items() if "cmdline" in name)]
     if any("iscsi_auto" in line.split() for line in lines) and "iscsi_auto" in script:
