@@ -5,11 +5,17 @@ Built once for all runs, and kept beside the service's own images.
 
 import fcntl
 import hashlib
+import json
 import tempfile
 from pathlib import Path
 
+from bmi.api.readiness import Report
+from bmi.drivers.storage import Backing
+from bmi.images import appliance, readiness
+from bmi.images.appliance.session import Appliance
 from bmi.images.debian import Recipe
 from bmi.images.debian.rootfs import _host_apt_options, _sources
+from bmi.images.readiness.prepare import prepare
 from bmi.run import run, stream
 
 CACHE = Path("/var/cache/bmi/test-images")
@@ -139,3 +145,29 @@ def _root(work: Path) -> Path:
     run(["tar", "-C", root, "--exclude=./dev/*", "-xf", packed], timeout=300)
     packed.unlink()
     return root
+
+
+def prepared() -> tuple[Path, list[str]]:
+    """Return the plain image made ready, and what was changed in it; made once for each state of the code.
+
+    In a virtual machine without KVM it takes minutes to make an initramfs.
+    """
+    origin = plain()
+    sums = hashlib.sha256(origin.name.encode())
+    for folder in (readiness, appliance):
+        top = Path(folder.__file__).parent
+        for file in sorted(path for path in top.rglob("*") if path.is_file() and path.suffix != ".pyc"):
+            sums.update(file.read_bytes())
+    image = CACHE / f"prepared-{sums.hexdigest()[:16]}.raw"
+    said = image.with_suffix(".json")
+    with (CACHE / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not said.exists():
+            run(["cp", "--sparse=always", "--reflink=auto", origin, image])
+            found = prepare(Appliance(cache=CACHE.parent), Backing("file", str(image)), lambda *_: None)
+            said.write_text(
+                json.dumps({"changes": found.changes, "report": found.report.model_dump(mode="json")})
+            )
+    known = json.loads(said.read_text())
+    assert not Report.model_validate(known["report"]).blocked
+    return image, known["changes"]

@@ -86,7 +86,7 @@ class Appliance:
                 appliance=appliance, socket=socket, memory=self.memory, kvm=self.kvm, files=files
             )
             asked = {"verb": verb, "request": request, "writable": writable}
-            machine = {"memory": self.memory, "kvm": self.kvm, "processors": 2 if writable else 1}
+            machine = {"memory": self.memory, "kvm": self.kvm, "processors": 1}
             return _Program(words, folder / "stderr", end, tell).ask({**asked, **machine})
 
 

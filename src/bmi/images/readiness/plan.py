@@ -22,6 +22,7 @@ hostonly="no"
 add_dracutmodules+=" iscsi network base "
 add_drivers+=" iscsi_tcp iscsi_ibft sd_mod "
 """
+_OWN = Path(__file__).parent / "files"
 _NO_NODE_IS_LIKE_ANOTHER = "/etc/machine-id"
 
 
@@ -42,7 +43,7 @@ def plan(seen: DiskReport, report: Report) -> list[Action]:
     """
     system = _preparable(seen)
     codes = {finding.code for finding in report.findings}
-    actions = [*_by_family(system, codes)]
+    actions = [*_by_family(system)]
     actions += _network(system)
     actions += _fstab(system)
     if "cloud-init-no-nocloud" in codes or "cloud-init-off" in codes:
@@ -80,7 +81,7 @@ def _has_dracut_iscsi(system: System) -> bool:
     return system.has("dracut") and system.has("iscsistart") and bool(modules)
 
 
-def _by_family(system: System, codes: set[str]) -> Iterator[Action]:
+def _by_family(system: System) -> Iterator[Action]:
     if system.family == "redhat":
         yield Write(
             path="/etc/dracut.conf.d/90-bmi.conf", content=_DRACUT, why="dracut puts iSCSI and all drivers in"
@@ -97,8 +98,15 @@ def _by_family(system: System, codes: set[str]) -> Iterator[Action]:
         "/etc/initramfs-tools/scripts/init-premount/ibft",
         "the initramfs takes its network from the firmware",
     )
-    if not codes.isdisjoint({"initramfs-no-nic", "initramfs-no-sd-mod"}):
-        yield _ours("generic", "/etc/initramfs-tools/conf.d/bmi-modules", "the initramfs has all drivers")
+    yield from _drivers(system)
+
+
+def _drivers(system: System) -> Iterator[Action]:
+    """Put the drivers of network cards into the initramfs, and leave those of local disks out."""
+    why = "the initramfs has the drivers of servers' network cards, and none of local disks"
+    hook = (_OWN / "network-boot-modules").read_text().replace("@FILE_SYSTEM@", system.type)
+    yield Write(path="/etc/initramfs-tools/hooks/bmi-network-boot", content=hook, mode=0o755, why=why)
+    yield Write(path="/etc/initramfs-tools/conf.d/bmi-modules", content="MODULES=list\n", why=why)
 
 
 def _ours(tree: str, path: str, why: str) -> Write:
