@@ -66,7 +66,7 @@ def _fill(g: Any) -> None:
 
 
 def _make(g: Any) -> None:
-    for disk, (_, layout) in zip(g.list_devices(), LAYOUTS, strict=True):
+    for disk, (_, layout) in zip(g.list_devices(), LAYOUTS, strict=False):
         g.part_disk(disk, "gpt")
         layout(g, f"{disk}1")
         _fill(g)
@@ -74,7 +74,7 @@ def _make(g: Any) -> None:
 
 
 def _read(g: Any) -> None:
-    for disk, (name, _) in zip(g.list_devices(), LAYOUTS, strict=True):
+    for disk, (name, _) in zip(g.list_devices(), LAYOUTS, strict=False):
         if name == "btrfs":
             g.mount_options("ro,subvol=root-of-it", f"{disk}1", "/")
         else:
