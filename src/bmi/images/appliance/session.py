@@ -81,7 +81,7 @@ class Appliance:
         tell("getting the appliance ready", 0.0)
         appliance = built(self.cache)
         end = time.monotonic() + self.deadline
-        with _folder() as folder, served(backing, folder, writable=writable) as socket:
+        with temporary_folder() as folder, served(backing, folder, writable=writable) as socket:
             words = sandbox.words(
                 appliance=appliance, socket=socket, memory=self.memory, kvm=self.kvm, files=files
             )
@@ -164,8 +164,8 @@ class _Program:
 
 
 @contextlib.contextmanager
-def _folder() -> Iterator[Path]:
-    """Make a folder with a short path, for sockets; what killed processes left goes first."""
+def temporary_folder() -> Iterator[Path]:
+    """Make a folder with a short path, as sockets need it; what killed processes left goes first."""
     _sweep()
     folder = Path(tempfile.mkdtemp(prefix=_TEMPORARY))
     try:

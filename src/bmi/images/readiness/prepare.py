@@ -1,15 +1,13 @@
 """Makes an image boot over iSCSI without a person editing it, and says what was changed."""
 
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 
 from pydantic import ValidationError
 
 from bmi.api.readiness import Report
 from bmi.drivers.storage import Backing
 from bmi.errors import ApplianceFailed
-from bmi.images.appliance.session import Appliance, Tell
+from bmi.images.appliance.session import Appliance, Tell, temporary_folder
 from bmi.images.readiness.check import judge
 from bmi.images.readiness.facts import DiskReport
 from bmi.images.readiness.packages import fetch
@@ -51,9 +49,9 @@ def prepare(appliance: Appliance, backing: Backing, tell: Tell) -> Prepared:
     seen = _seen(answer)
     before = judge(seen)
     actions = plan(seen, before)
-    with tempfile.TemporaryDirectory(prefix="bmi-packages-") as folder:
-        files = Path(folder)
-        files.chmod(0o755)
+    with temporary_folder() as folder:
+        files = folder / "packages"
+        files.mkdir(mode=0o755)
         if (
             seen.system is not None
             and seen.system.family == "debian"
