@@ -34,6 +34,7 @@ from bmi.images import disk_routes as disks_routes
 from bmi.images import life_routes as image_life_routes
 from bmi.images import edit_routes as image_edit_routes
 from bmi.images import intake_routes
+from bmi.images import readiness_routes
 from bmi.images import routes as images_routes
 from bmi.images import upload_routes as uploads_routes
 from bmi.networks import routes as networks_routes
@@ -221,6 +222,7 @@ def build_app(parts: Parts, roles: Collection[Role] = EVERYTHING) -> FastAPI:
         images_routes,
         image_life_routes,
         uploads_routes,
+        readiness_routes,
         disks_routes,
         image_edit_routes,
         operations_routes,

@@ -105,6 +105,19 @@ class Intake(Section):
     """Networks that are not public and that URLs may lead to all the same."""
 
 
+class ApplianceLimits(Section):
+    """The small virtual machine that looks into disks and changes them."""
+
+    enabled: bool = True
+    """Whether there is one; without it images cannot be checked, prepared or given keys from outside."""
+    memory: int = Field(1024, ge=512, le=65536)
+    """MiB."""
+    seconds: float = Field(1800, ge=60)
+    """For one disk; without KVM a preparation takes minutes."""
+    kvm: bool = False
+    """Whether it uses /dev/kvm, which makes it some five times faster where that works."""
+
+
 class Boot(Section):
     """What nodes are served while they boot."""
 
@@ -139,6 +152,7 @@ class Settings(BaseSettings):
     images: Images = Images()
     intake: Intake = Intake()
     boot: Boot = Boot()
+    appliance: ApplianceLimits = ApplianceLimits()
     gateway: Gateway = Gateway()
     worker: Worker = Worker()
     key_file: Path | None = None

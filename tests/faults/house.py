@@ -17,6 +17,7 @@ from bmi.boot.dnsmasq import Dnsmasq
 from bmi.boot.listen import NodeHttp
 from bmi.errors import DeadlineExceeded
 from bmi.ids import new_id
+from bmi.images.appliance.session import Appliance
 from bmi.images.models import Image
 from bmi.provisioning import converge, engine, images, workers
 from bmi.provisioning.journal import Journal
@@ -26,6 +27,7 @@ from bmi.wait import wait_until
 from tests.fakes import FakeDnsmasq, FakeNodeHttp
 from tests.faults import warm
 from tests.faults.faulty import DATABASE, ENGINE, Faults
+from tests.seen_disks import answer
 
 IMAGE_SIZE = 1 << 16
 ENDS = 45.0  # seconds in which an operation must end; a fault lets it try again a few times
@@ -186,6 +188,7 @@ class House:
             (server, "Dnsmasq", lambda *a, **k: cast("Dnsmasq", around(self.dnsmasq, "dnsmasq"))),
             (server, "NodeHttp", lambda *a, **k: cast("NodeHttp", around(self.node_http, "node_http"))),
             (server, "load", faulty_load(self.faults)),
+            (Appliance, "ask", answer),
             (images, "build", lambda *a, **k: self._raw("built")),
             (engine, "FIRST_PAUSE", 0.01),
             (engine, "LONGEST_PAUSE", 0.05),

@@ -197,6 +197,11 @@ def _way_back(point: Point) -> bool:
     return point.step.startswith("undo") or point.step in ("watch", "end")
 
 
+def _checked(house: House) -> None:
+    """An image whose clones get their keys from outside."""
+    house.done("POST", f"/images/{IMAGE}/check")
+
+
 _BUILD = {"name": "built", "size": 1 << 30}
 _COPY = {"name": "twin", "project": PROJECT}
 _ADOPT = {"name": "d2", "source": "old", "project": PROJECT}
@@ -368,6 +373,16 @@ SCENARIOS = (
         points=_way_back,
     ),
     Scenario("image.export", "", _asking("POST", f"/images/{IMAGE}/export", {})),
+    Scenario("image.check", "", _asking("POST", f"/images/{IMAGE}/check")),
+    Scenario("image.prepare", "", _asking("POST", f"/images/{IMAGE}/prepare", {"name": "ready"})),
+    Scenario(
+        "image.prepare",
+        "undone",
+        _asking("POST", f"/images/{IMAGE}/prepare", {"name": "ready"}),
+        planted={("storage", "snapshot", 1): Fault.LIES_FAILED},
+        points=_way_back,
+    ),
+    Scenario("node.provision", "with keys from outside", _provision(), _checked, points=_steps("keys")),
     Scenario("image.flatten", "", _asking("POST", f"/images/shot/flatten?project={PROJECT}"), _with_image),
     Scenario("image.delete", "", _asking("POST", f"/images/shot/purge?project={PROJECT}"), _with_image),
     Scenario(
@@ -430,6 +445,12 @@ SCENARIOS = (
     _retried("image.import", _import, ("storage", "import_image"), _uploaded),
     _retried("image.build", _asking("POST", "/images/build", _BUILD), ("storage", "import_image")),
     _retried("image.copy", _asking("POST", f"/images/{IMAGE}/copy", _COPY), ("storage", "copy")),
+    _retried(
+        "image.prepare",
+        _asking("POST", f"/images/{IMAGE}/prepare", {"name": "ready"}),
+        ("storage", "snapshot"),
+    ),
+    _retried("image.check", _asking("POST", f"/images/{IMAGE}/check"), ("storage", "backing")),
     _retried(
         "network.create", _asking("POST", "/networks", {"name": "net3", "project": PROJECT}), ("leg", "up")
     ),

@@ -194,6 +194,7 @@ class BootLab:
         firmware: Firmware = "bios",
         key: Path | None = None,
         memory: int = 512,
+        ready: Callable[[Path, str, str], object] | None = None,
     ) -> Node:
         """Boot a new node from a copy of an image, or of the disk of a node that ran before.
 
@@ -203,6 +204,7 @@ class BootLab:
             firmware: What the server has.
             key: SSH key that the seed lets in; the lab's own if None.
             memory: MiB.
+            ready: Called before the node has power, with its disk, its instance id and where it phones home to.
         """
         folder = self.folder / f"{name}-{uuid4().hex[:6]}"
         folder.mkdir()
@@ -212,6 +214,9 @@ class BootLab:
         public = (key or self.key).with_suffix(".pub").read_text()
         url = f"http://{HOST}:{self._http_port}/phone-home/{name}"
         seed.write_bytes(build_seed(SeedContent(instance_id, name, (public,), None, url, mac)))
+        write_seed(seed, name, instance_id, url, public)
+        if ready is not None:
+            ready(disk, instance_id, url)
         export = _Export(name, disk, seed)
         self._serve(export)
         self._exports.append(export)

@@ -5,12 +5,14 @@ from typing import Annotated, Literal
 import typer
 
 from bmi.api.images import ImageAdopt, ImageBuild
-from bmi.cli import apps, complete, image_edit, image_files, image_life, options, output, tree
+from bmi.cli import apps, complete, image_edit, image_files, image_life, image_readiness, options, output, tree
 from bmi.cli.progress import finish
 from bmi.cli.session import connect
 
 app = apps.noun("Immutable, bootable disk contents.")
 image_files.add_to(app)
+app.command()(image_readiness.check)
+app.command()(image_readiness.prepare)
 
 Name = Annotated[str, typer.Argument(help="Name or id.", metavar="IMAGE", autocompletion=complete.images)]
 

@@ -17,6 +17,7 @@ from bmi.client.networks import Networks
 from bmi.client.nodes import Nodes
 from bmi.client.operations import Operations
 from bmi.client.projects import Projects
+from bmi.client.readiness import ReadinessCalls
 from bmi.client.tokens import Tokens
 from bmi.client.transport import Transport
 from bmi.client.uploads import Uploads
@@ -61,6 +62,7 @@ class Client:
         self.image_edits = ImageEdits(self._transport)
         self.uploads = Uploads(self._transport)
         self.exports = Exports(self._transport)
+        self.readiness = ReadinessCalls(self._transport)
         self.disks = Disks(self._transport)
         self.operations = Operations(self._transport)
         self.members = Members(self._transport)

@@ -89,6 +89,8 @@ def _known(session: Session) -> set[Volume]:
         *(Volume(Kind.IMAGE, id) for id in session.scalars(select(Image.id))),
         *(Volume(Kind.DISK, id) for id in session.scalars(select(Disk.id))),
         *(Volume(Kind.SEED, id) for id in session.scalars(select(Boot.id))),
+        # A scratch disk has no row: it lives no longer than its operation.
+        *(Volume(Kind.DISK, id) for id in claims(session).ids),
     }
 
 

@@ -3,16 +3,19 @@
 Built once for all runs, and kept beside the service's own images.
 """
 
-import contextlib
 import fcntl
 import hashlib
-import os
-import shutil
+import json
 import tempfile
 from pathlib import Path
 
-from bmi.images.debian.rootfs import _host_apt_options, _sources
+from bmi.api.readiness import Report
+from bmi.drivers.storage import Backing
+from bmi.images import appliance, readiness
+from bmi.images.appliance.session import Appliance
 from bmi.images.debian import Recipe
+from bmi.images.debian.rootfs import _host_apt_options, _sources
+from bmi.images.readiness.prepare import prepare
 from bmi.run import run, stream
 
 CACHE = Path("/var/cache/bmi/test-images")
@@ -96,7 +99,18 @@ def _build(image: Path) -> None:
         run(["sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", part], input=_TABLE.encode())
         geometry = ["-T", "65536", "-h", "64", "-s", "32", "-c", "4", "-H", str(ESP_START // 512)]
         run(["mformat", "-i", f"{part}@@{ESP_START}", "-v", "ESP", *geometry, "::"])
-        words = ["mke2fs", "-q", "-t", "ext4", "-L", "plain", "-d", root, "-O", "^metadata_csum_seed,^orphan_file"]
+        words = [
+            "mke2fs",
+            "-q",
+            "-t",
+            "ext4",
+            "-L",
+            "plain",
+            "-d",
+            root,
+            "-O",
+            "^metadata_csum_seed,^orphan_file",
+        ]
         words += ["-E", f"offset={ROOT_START},assume_storage_prezeroed=1,nodiscard"]
         run([*words, part, f"{(SIZE - ROOT_START - (1 << 20)) // 1024}k"], timeout=300)
         run(["/usr/bin/python3", "-c", _LOADERS, part], timeout=600)
@@ -108,7 +122,17 @@ def _root(work: Path) -> Path:
     script.write_text(_CUSTOMIZE)
     (work / "tmp").mkdir()
     words: list[str | Path] = [
-        *("setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "slave", "--pid", "--fork"),
+        *(
+            "setpriv",
+            "--pdeathsig",
+            "KILL",
+            "unshare",
+            "--mount",
+            "--propagation",
+            "slave",
+            "--pid",
+            "--fork",
+        ),
         *("--kill-child", "--", "mmdebstrap", "--variant=minbase", "--mode=root", "--format=tar"),
         *("--architectures=amd64", "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr"),
         *(f"--include={','.join(_PACKAGES)}", '--aptopt=APT::Install-Recommends "false"'),
@@ -121,3 +145,29 @@ def _root(work: Path) -> Path:
     run(["tar", "-C", root, "--exclude=./dev/*", "-xf", packed], timeout=300)
     packed.unlink()
     return root
+
+
+def prepared() -> tuple[Path, list[str]]:
+    """Return the plain image made ready, and what was changed in it; made once for each state of the code.
+
+    In a virtual machine without KVM it takes minutes to make an initramfs.
+    """
+    origin = plain()
+    sums = hashlib.sha256(origin.name.encode())
+    for folder in (readiness, appliance):
+        top = Path(folder.__file__).parent
+        for file in sorted(path for path in top.rglob("*") if path.is_file() and path.suffix != ".pyc"):
+            sums.update(file.read_bytes())
+    image = CACHE / f"prepared-{sums.hexdigest()[:16]}.raw"
+    said = image.with_suffix(".json")
+    with (CACHE / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not said.exists():
+            run(["cp", "--sparse=always", "--reflink=auto", origin, image])
+            found = prepare(Appliance(cache=CACHE.parent), Backing("file", str(image)), lambda *_: None)
+            said.write_text(
+                json.dumps({"changes": found.changes, "report": found.report.model_dump(mode="json")})
+            )
+    known = json.loads(said.read_text())
+    assert not Report.model_validate(known["report"]).blocked
+    return image, known["changes"]

@@ -64,7 +64,9 @@ def _wait_for(path: Path, daemon: "subprocess.Popen[bytes]", complaints: Path) -
         with socket.socket(socket.AF_UNIX) as probe:
             return path.exists() and probe.connect_ex(str(path)) == 0
 
-    wait_until(ready, deadline=_STARTS, what="the volume to be opened", next_step="look at the store: bmi doctor")
+    wait_until(
+        ready, deadline=_STARTS, what="the volume to be opened", next_step="look at the store: bmi doctor"
+    )
     os.chmod(path, 0o666)  # noqa: S103, PTH101 - the folder around it is the service's own
 
 

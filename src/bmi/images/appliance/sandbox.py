@@ -9,7 +9,9 @@ from pathlib import Path
 
 _NOBODY = "65534"
 _SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/sbin")
-_SPARE = 3 << 30  # bytes of address space beside the virtual machine's memory: QEMU's translated code, libraries
+_SPARE = (
+    3 << 30
+)  # bytes of address space beside the virtual machine's memory: QEMU's translated code, libraries
 _SCRATCH = 1 << 30  # bytes for temporary files, in memory
 _LARGEST_FILE = 5 << 30  # bytes; the appliance's own root has 4 GiB, nearly all of it holes
 _PROGRAM = (
@@ -36,7 +38,14 @@ def words(*, appliance: Path, socket: Path, memory: int, kvm: bool, files: Path 
     bubble += _folders()
     bubble += ["--proc", "/proc", "--dev", "/dev", "--size", str(_SCRATCH), "--tmpfs", "/tmp"]  # noqa: S108
     bubble += ["--symlink", "../tmp", "/var/tmp"]  # noqa: S108 - QEMU's own idea of where scratch files go
-    bubble += ["--ro-bind", str(source), "/program/bmi/images/appliance", "--ro-bind", str(appliance), "/appliance"]
+    bubble += [
+        "--ro-bind",
+        str(source),
+        "/program/bmi/images/appliance",
+        "--ro-bind",
+        str(appliance),
+        "/appliance",
+    ]
     bubble += ["--bind", str(socket), "/disk/socket"]
     bubble += ["--ro-bind", str(files), "/files"] if files else []
     bubble += ["--dev-bind", "/dev/kvm", "/dev/kvm"] if kvm else []

@@ -42,7 +42,7 @@ class Appliance:
     enabled: bool = True
     memory: int = 1024
     """MiB."""
-    deadline: float = 600.0
+    deadline: float = 1800.0
     """Seconds for one disk."""
     kvm: bool = False
     """Whether to use the processor's virtualization; else QEMU translates, which is some five times slower."""
@@ -81,12 +81,12 @@ class Appliance:
         tell("getting the appliance ready", 0.0)
         appliance = built(self.cache)
         end = time.monotonic() + self.deadline
-        with _folder() as folder, served(backing, folder, writable=writable) as socket:
+        with temporary_folder() as folder, served(backing, folder, writable=writable) as socket:
             words = sandbox.words(
                 appliance=appliance, socket=socket, memory=self.memory, kvm=self.kvm, files=files
             )
             asked = {"verb": verb, "request": request, "writable": writable}
-            machine = {"memory": self.memory, "kvm": self.kvm, "processors": 2 if writable else 1}
+            machine = {"memory": self.memory, "kvm": self.kvm, "processors": 1}
             return _Program(words, folder / "stderr", end, tell).ask({**asked, **machine})
 
 
@@ -105,7 +105,9 @@ class _Program:
                 stdout=subprocess.PIPE,
                 stderr=complaints,
                 start_new_session=True,
-                env={"PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")},  # no secret of the service
+                env={
+                    "PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+                },  # no secret of the service
             )
         assert child.stdin is not None and child.stdout is not None  # noqa: S101, PT018 - asked for
         try:
@@ -129,7 +131,6 @@ class _Program:
             if "refused" in message:
                 raise ImageInvalid(str(message["refused"]), next_step=str(message["next_step"]))
             if "error" in message:
-                print(self._complaints.read_text()[-6000:])  # DEBUG
                 raise ApplianceFailed(
                     f"the appliance failed while {self._doing}: {message['error']}",
                     next_step="check that the image is whole, and try again",
@@ -163,8 +164,8 @@ class _Program:
 
 
 @contextlib.contextmanager
-def _folder() -> Iterator[Path]:
-    """Make a folder with a short path, for sockets; what killed processes left goes first."""
+def temporary_folder() -> Iterator[Path]:
+    """Make a folder with a short path, as sockets need it; what killed processes left goes first."""
     _sweep()
     folder = Path(tempfile.mkdtemp(prefix=_TEMPORARY))
     try:

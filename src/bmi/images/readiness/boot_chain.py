@@ -93,7 +93,7 @@ def kernel(system: System) -> Iterator[Finding]:
 
 def _root(system: System, line: str) -> Iterator[Finding]:
     root = next(iter(options(line, "root")), "")
-    kind, _, value = line.partition(" root=")[2].split(" ")[0].partition("=")
+    kind, _, value = root.partition("=")
     known = {"LABEL": system.label, "UUID": system.uuid}
     if plain := re.fullmatch(r"/dev/(sd|vd|xvd|hd|nvme)\w+", root):
         sometimes = plain[1] == "sd"
@@ -101,7 +101,11 @@ def _root(system: System, line: str) -> Iterator[Finding]:
             code="root-by-device",
             severity=Severity.WARNS if sometimes else Severity.BLOCKS,
             message=f"the kernel is told root={root}, "
-            + ("which is another disk where the node has one" if sometimes else "which no network disk is called"),
+            + (
+                "which is another disk where the node has one"
+                if sometimes
+                else "which no network disk is called"
+            ),
             next_step=f"name the root by LABEL or UUID, or {_PREPARE}",
         )
     elif kind in known and value.strip('"').lower() != known[kind].lower():

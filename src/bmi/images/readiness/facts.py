@@ -72,7 +72,9 @@ class System(Facts):
         """Go through the lines of files, remarks left out."""
         for path, content in self.texts.items():
             if path.startswith(beginnings):
-                yield from (line.strip() for line in content.splitlines() if not line.lstrip().startswith("#"))
+                yield from (
+                    line.strip() for line in content.splitlines() if not line.lstrip().startswith("#")
+                )
 
     def has(self, *programs: str) -> bool:
         """Say whether one of these programs is there, by its last name."""
@@ -147,7 +149,12 @@ def fstab(text: str) -> Iterable[tuple[str, str, str, frozenset[str]]]:
     for line in text.splitlines():
         fields = line.split("#")[0].split()
         if len(fields) >= 3:
-            yield fields[0], fields[1], fields[2], frozenset((fields[3] if len(fields) > 3 else "").split(","))
+            yield (
+                fields[0],
+                fields[1],
+                fields[2],
+                frozenset((fields[3] if len(fields) > 3 else "").split(",")),
+            )
 
 
 def _expanded(line: str, variables: dict[str, str]) -> str:

@@ -7,7 +7,20 @@ from bmi.images.readiness.facts import Initramfs, System, options
 
 _VIRTUAL = frozenset({"virtio_net", "vmxnet3", "hv_netvsc", "xen_netfront", "ena", "gve"})
 _SERVERS = frozenset(
-    {"e1000e", "igb", "ixgbe", "i40e", "ice", "mlx4_en", "mlx5_core", "bnx2x", "bnxt_en", "tg3", "be2net", "qede"}
+    {
+        "e1000e",
+        "igb",
+        "ixgbe",
+        "i40e",
+        "ice",
+        "mlx4_en",
+        "mlx5_core",
+        "bnx2x",
+        "bnxt_en",
+        "tg3",
+        "be2net",
+        "qede",
+    }
 )
 _PREPARE = "have it made ready: bmi image prepare"
 
@@ -51,7 +64,11 @@ def _iscsi(system: System, found: Initramfs) -> Iterator[Finding]:
             next_step=_PREPARE,
         )
     there = found.modules() | set(system.builtin)
-    for module, what in (("iscsi_tcp", "iSCSI over TCP"), ("iscsi_ibft", "the iBFT"), ("sd_mod", "SCSI disks")):
+    for module, what in (
+        ("iscsi_tcp", "iSCSI over TCP"),
+        ("iscsi_ibft", "the iBFT"),
+        ("sd_mod", "SCSI disks"),
+    ):
         if module not in there:
             yield Finding(
                 code=f"initramfs-no-{module.replace('_', '-')}",
@@ -65,7 +82,9 @@ def _uses_firmware(system: System, found: Initramfs) -> bool:
     """Say whether what the firmware left about the disk is used."""
     own = found.texts.get("etc/iscsi.initramfs", "")
     script = found.texts.get("scripts/local-top/iscsi", "")
-    if "ISCSI_AUTO=true" in own.split() or "iscsistart -b\n" in f"{script}\n" and "ISCSI_AUTO" not in script:
+    if "ISCSI_AUTO=true" in own.split() or (
+        "iscsistart -b\n" in f"{script}\n" and "ISCSI_AUTO" not in script
+    ):
         return True
     lines = [*system.command_lines()[:1], *(text for name, text in found.texts.items() if "cmdline" in name)]
     if any("iscsi_auto" in line.split() for line in lines) and "iscsi_auto" in script:

@@ -8,14 +8,21 @@ import os
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 _HEADER = 110  # bytes of a "newc" header
 _LONGEST_NAME = 4096
 _MOST_ENTRIES = 50_000
 _MOST_BYTES = 2 << 30  # of the archives as they come out of the packer
 _TEXT = 64 << 10  # bytes of one text that is kept
-_TEXTS = ("conf/", "etc/iscsi", "etc/initiatorname", "etc/cmdline.d/", "etc/cmdline", "scripts/local-top/iscsi")
+_TEXTS = (
+    "conf/",
+    "etc/iscsi",
+    "etc/initiatorname",
+    "etc/cmdline.d/",
+    "etc/cmdline",
+    "scripts/local-top/iscsi",
+)
 
 
 class Unreadable(Exception):
@@ -100,7 +107,7 @@ class _Stream:
 def _unpacked(raw: IO[bytes]) -> _Stream:
     magic = _peek(raw, 6)
     if magic.startswith(b"\x1f\x8b"):
-        return _Stream(gzip.GzipFile(fileobj=raw))
+        return _Stream(cast("IO[bytes]", gzip.GzipFile(fileobj=raw)))
     if magic.startswith((b"\xfd7zXZ", b"\x5d\0\0")):
         return _Stream(lzma.LZMAFile(raw))
     if magic.startswith(b"BZh"):

@@ -25,7 +25,7 @@ def personalise(g: Any, request: Mapping[str, Any], tell: Callable[[str, float],
         return {"users": [], "done": False}
     tell("writing keys and host name", 0.5)
     users = _users(g)
-    for name, uid, gid, home in users:
+    for _name, uid, gid, home in users:
         _write_keys(g, home, uid, gid, request["keys"])
     _write_name(g, request["hostname"])
     _renew(g)

@@ -16,7 +16,14 @@ _MOST_NAMES = 20_000
 _LARGEST_INITRAMFS = 600 << 20  # bytes
 
 _TEXTS = (
-    *("/etc/os-release", "/etc/redhat-release", "/etc/fstab", "/etc/hostname", "/etc/machine-id", "/etc/passwd"),
+    *(
+        "/etc/os-release",
+        "/etc/redhat-release",
+        "/etc/fstab",
+        "/etc/hostname",
+        "/etc/machine-id",
+        "/etc/passwd",
+    ),
     *("/etc/default/grub", "/etc/default/grub.d/*.cfg", "/etc/kernel/cmdline"),
     *("/boot/grub/grub.cfg", "/boot/grub2/grub.cfg", "/boot/grub2/grubenv", "/boot/loader/entries/*.conf"),
     *("/etc/iscsi/iscsi.initramfs", "/etc/iscsi/initiatorname.iscsi"),
@@ -56,9 +63,7 @@ def _disk(g: Any, known: list[Part]) -> dict[str, Any]:
     first = bytes(g.pread_device(DISK, 1024, 0))
     return {
         "table": kind,
-        "partitions": [
-            {"device": part.device, "content": part.content, "type": part.kind} for part in known
-        ],
+        "partitions": [{"device": part.device, "content": part.content, "type": part.kind} for part in known],
         "boot_code": any(first[:_BOOT_CODE]) and first[510:512] == b"\x55\xaa",
         "bios_core": _bios_core(g, kind, known, first),
     }
@@ -140,7 +145,13 @@ def _kept(names: Iterable[str]) -> list[str]:
     """Leave out what no rule asks for."""
     prefixes = (
         *("/boot/", "/usr/lib/bmi/", "/etc/ssh/", "/etc/systemd/system/", "/etc/iscsi/"),
-        *("/usr/lib/dracut/modules.d/", "/etc/udev/rules.d/", "/etc/initramfs-tools/", "/etc/machine-id", "/etc/cloud/cloud-init.d"),
+        *(
+            "/usr/lib/dracut/modules.d/",
+            "/etc/udev/rules.d/",
+            "/etc/initramfs-tools/",
+            "/etc/machine-id",
+            "/etc/cloud/cloud-init.d",
+        ),
     )
     return [
         name

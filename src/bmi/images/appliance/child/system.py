@@ -131,7 +131,11 @@ def _root_of(g: Any, part: Part, *, writable: bool) -> str | None:
         return None
     if _is_root(g, ""):
         return ""
-    inner = [] if part.content != "btrfs" else [each["btrfssubvolume_path"] for each in g.btrfs_subvolume_list("/")]
+    inner = (
+        []
+        if part.content != "btrfs"
+        else [each["btrfssubvolume_path"] for each in g.btrfs_subvolume_list("/")]
+    )
     for subvolume in inner:
         if _is_root(g, f"/{subvolume}"):
             g.umount_all()
