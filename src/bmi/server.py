@@ -31,10 +31,9 @@ from bmi.gateways.supervision import Supervisor
 from bmi.http import PROBLEMS, Service, answer_errors
 from bmi.ids import short
 from bmi.images import disk_routes as disks_routes
-from bmi.images import life_routes as image_life_routes
 from bmi.images import edit_routes as image_edit_routes
-from bmi.images import intake_routes
-from bmi.images import readiness_routes
+from bmi.images import intake_routes, readiness_routes
+from bmi.images import life_routes as image_life_routes
 from bmi.images import routes as images_routes
 from bmi.images import upload_routes as uploads_routes
 from bmi.networks import routes as networks_routes

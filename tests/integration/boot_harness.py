@@ -214,7 +214,6 @@ class BootLab:
         public = (key or self.key).with_suffix(".pub").read_text()
         url = f"http://{HOST}:{self._http_port}/phone-home/{name}"
         seed.write_bytes(build_seed(SeedContent(instance_id, name, (public,), None, url, mac)))
-        write_seed(seed, name, instance_id, url, public)
         if ready is not None:
             ready(disk, instance_id, url)
         export = _Export(name, disk, seed)

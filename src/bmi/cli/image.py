@@ -5,7 +5,17 @@ from typing import Annotated, Literal
 import typer
 
 from bmi.api.images import ImageAdopt, ImageBuild
-from bmi.cli import apps, complete, image_edit, image_files, image_life, image_readiness, options, output, tree
+from bmi.cli import (
+    apps,
+    complete,
+    image_edit,
+    image_files,
+    image_life,
+    image_readiness,
+    options,
+    output,
+    tree,
+)
 from bmi.cli.progress import finish
 from bmi.cli.session import connect
 

@@ -9,8 +9,8 @@ from bmi.api.access import Identity
 from bmi.api.common import Version
 from bmi.api.doctor import Repair, Repaired, Report
 from bmi.client.disks import Disks
-from bmi.client.image_edits import ImageEdits
 from bmi.client.exports import Exports
+from bmi.client.image_edits import ImageEdits
 from bmi.client.images import Images
 from bmi.client.members import Members
 from bmi.client.networks import Networks

@@ -13,10 +13,12 @@ from bmi.db import now
 from bmi.drivers.power import BootDevice
 from bmi.drivers.storage import Kind, Volume
 from bmi.gateways.orders import at_gateway
+from bmi.images.readiness.keys import Identity, personalise
 from bmi.networks import service as networks
 from bmi.nodes.service import bmc_of
 from bmi.parts import Parts
 from bmi.provisioning.engine import Run
+from bmi.provisioning.image_check import appliance_of, telling
 
 
 def load(parts: Parts, id: UUID) -> Boot:
@@ -54,6 +56,20 @@ def power_on(parts: Parts, id: UUID) -> str:
         row = session.get_one(Boot, id)
         boot.reached(session, row, Milestone.POWER, "power is on, confirmed by the BMC", kind="power.on")
     return "on, confirmed by the BMC"
+
+
+def write_keys(run: Run, id: UUID) -> str:
+    """Write host name and keys into a record's disk, where nothing in the system reads a seed."""
+    parts, record = run.parts, load(run.parts, id)
+    identity = Identity(
+        instance_id=str(record.id),
+        hostname=record.hostname,
+        ssh_keys=record.ssh_keys,
+        phone_home_url=boot.boot_url(parts, record, "phone-home"),
+    )
+    backing = parts.storage.backing(Volume(Kind.DISK, record.disk_id))
+    users = personalise(appliance_of(parts.settings), backing, identity, telling(run, "keys"))
+    return f"written into the disk, for {', '.join(users)}" if users else "written before"
 
 
 def write_seed(parts: Parts, id: UUID) -> str:

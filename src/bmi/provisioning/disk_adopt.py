@@ -10,6 +10,7 @@ from bmi.api.disks import DiskAdopt
 from bmi.drivers.storage import Kind, Volume
 from bmi.ids import new_id
 from bmi.images.models import Disk
+from bmi.images.quota import require_room
 from bmi.parts import Parts
 from bmi.provisioning.disks import settle_create
 from bmi.provisioning.engine import Run, workflow
@@ -27,6 +28,7 @@ def ask(session: Session, caller: Caller, request: DiskAdopt) -> Operation:
     """
     authorize(caller, Action.IMAGE_BUILD, caller.project, thing="the system")
     project = owner(session, caller, Action.DISK_WRITE, request.project)
+    require_room(session, project.id, disks=1)  # its size is known when it is adopted
     disk = Disk(
         id=new_id(),
         name=request.name,
@@ -75,7 +77,9 @@ def adopt(run: Run) -> None:
         parts.storage.clone(image, disk)
         parts.storage.remove(Volume(Kind.IMAGE, image))
         with parts.db.write() as session:
-            session.get_one(Disk, disk).size = size
+            row = session.get_one(Disk, disk)
+            require_room(session, row.project_id, disk_bytes=size - row.size)
+            row.size = size
         return f"{size >> 20} MiB, nothing copied"
 
     def remove() -> str:

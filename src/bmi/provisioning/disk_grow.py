@@ -9,6 +9,7 @@ from bmi.api.operations import Ending
 from bmi.drivers.storage import Kind, Volume
 from bmi.errors import BadRequest
 from bmi.images.models import Disk
+from bmi.images.quota import require_room
 from bmi.images.service import require_ready
 from bmi.parts import Parts
 from bmi.provisioning import offline
@@ -35,7 +36,7 @@ def ask(session: Session, caller: Caller, ref: str, project: str | None, request
             f"disk {disk.name} cannot have {request.size} bytes: it has {disk.size}",
             next_step="ask for more, in whole sectors of 512 bytes; a disk never becomes smaller",
         )
-    require_room(session, disk, request.size)
+    require_room(session, disk.project_id, disk_bytes=request.size - disk.size)
     record = offline.booting(session, disk)
     return ask_operation(
         session,
@@ -64,10 +65,6 @@ def again(session: Session, parts: Parts, caller: Caller, operation: Operation) 
     if operation.ending is not Ending.UNDONE and repeated.node_id == operation.node_id:
         repeated.request = {**operation.request, **repeated.request}
     return repeated
-
-
-def require_room(session: Session, disk: Disk, size: int) -> None:
-    """Refuse to let a disk become so large that its project has more than its quota; there are no quotas yet."""
 
 
 @workflow("disk.grow", settle=offline.settle_node, again=again)

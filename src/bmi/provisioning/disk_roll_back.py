@@ -13,11 +13,12 @@ from bmi.drivers.storage import Kind, Volume
 from bmi.errors import BadRequest, NotFound
 from bmi.ids import new_id
 from bmi.images.models import Disk, Image
+from bmi.images.quota import require_room
 from bmi.images.service import ready_image, require_ready
 from bmi.parts import Parts
-from bmi.provisioning import offline
-from bmi.provisioning.disk_grow import require_room
+from bmi.provisioning import boots, offline
 from bmi.provisioning.engine import Run, workflow
+from bmi.provisioning.image_check import needs_keys
 from bmi.provisioning.models import Operation
 from bmi.provisioning.service import ask as ask_operation
 
@@ -35,7 +36,7 @@ def ask(session: Session, caller: Caller, ref: str, project: str | None, request
     disk = find_owned(session, caller, Disk, ref, Action.DISK_WRITE, project=project)
     require_ready(disk)
     image = _image(session, caller, disk, request)
-    require_room(session, disk, max(disk.size, image.size))
+    require_room(session, disk.project_id, disk_bytes=max(0, image.size - disk.size))
     kept = _kept(session, caller, disk, request.keep) if request.keep else None
     return _ask(session, caller, disk, image, kept, request)
 
@@ -58,6 +59,7 @@ def _ask(
             "image": str(image.id),
             "until": request.until,
             "deadline": request.deadline,
+            "keys": record is not None and needs_keys(image),
         },
         result={"disk": disk.name, "image": image.name}
         | ({"kept": kept.name, "kept_id": str(kept.id)} if kept else {})
@@ -132,6 +134,8 @@ def roll_back(run: Run) -> None:
             run.step("keep", keep, undo=forget)
     run.next_step_of_cancelled = f"roll it back: bmi op retry {run.operation.id}"
     run.step("roll back", replace)
+    if run.request.get("keys"):
+        run.step("keys", lambda: boots.write_keys(run, UUID(run.request["boot"])))
     offline.give_back(run)
 
 
@@ -161,6 +165,7 @@ def _snapshot_of(session: Session, disk: Disk, image: Image) -> bool:
 
 def _kept(session: Session, caller: Caller, disk: Disk, name: str) -> Image:
     owner(session, caller, Action.IMAGE_WRITE, str(disk.project_id))
+    require_room(session, disk.project_id, images=1, image_bytes=disk.size)
     image = Image(
         id=new_id(),
         name=name,

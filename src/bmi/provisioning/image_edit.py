@@ -19,6 +19,7 @@ from bmi.drivers.storage import Kind, Volume
 from bmi.errors import WrongState
 from bmi.ids import new_id
 from bmi.images.models import Disk, Image
+from bmi.images.quota import require_room
 from bmi.nodes.models import Node
 from bmi.nodes.service import power_state
 from bmi.nodes.states import move
@@ -67,11 +68,13 @@ def ask_commit(session: Session, caller: Caller, request: ImageCommit) -> Operat
         NotAllowed: The caller may not write images where the first one is.
         AlreadyExists: There is an image of that name.
         InUse: Another operation runs on the node.
+        QuotaExceeded: The project may not own as much.
     """
     node, record = _editing(session, caller, request.node)
     disk, edited = record.disk, record.disk.image
     owner = edited.project_id if edited else disk.project_id
     authorize(caller, Action.IMAGE_WRITE, owner, thing=f"image {request.name}")
+    require_room(session, owner, images=1, image_bytes=disk.size)
     image = Image(
         id=new_id(),
         name=request.name,
@@ -80,7 +83,8 @@ def ask_commit(session: Session, caller: Caller, request: ImageCommit) -> Operat
         origin="snapshot",
         parent_id=disk.image_id,
         size=disk.size,
-        visibility=edited.visibility if edited else "private",
+        # Not the edited one's: who may write it need not be one who may publish.
+        visibility="private" if owner else "public",
     )
     session.add(image)
     flush_new(session, f"image {image.name}")

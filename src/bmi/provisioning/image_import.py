@@ -21,6 +21,7 @@ from bmi.images.intake import digest, fetch
 from bmi.images.intake.convert import Bounds
 from bmi.images.intake.work import Work
 from bmi.images.models import Image, Upload
+from bmi.images.quota import require_room
 from bmi.images.spool import Spool
 from bmi.parts import Parts
 from bmi.provisioning.copying import telling
@@ -49,6 +50,7 @@ def ask(session: Session, parts: Parts, caller: Caller, request: ImageImport) ->
     known = request.digest or (upload.digest if upload else None)
     if known and not request.again:
         refuse_known(session, project_id, known)
+    require_room(session, project_id, images=1)  # its size is known when it is converted
     image = Image(
         id=new_id(),
         name=request.name,
@@ -226,8 +228,8 @@ class _Import:
     def _convert(self) -> str:
         raw = self._raw("convert")
         content = digest.digest(raw, telling(self._run, "convert"))
-        self._write_down(digest=content, size=raw.stat().st_size)
         self._refuse_known(content)
+        self._write_down_content(content, raw.stat().st_size)
         return f"{raw.stat().st_size >> 20} MiB, {content}"
 
     def _take_in(self) -> str:
@@ -239,6 +241,12 @@ class _Import:
     def _raw(self, step: str) -> Path:
         self._source(step)
         return self._work.raw(telling(self._run, step))
+
+    def _write_down_content(self, content: str, size: int) -> None:
+        with self._parts.db.write() as session:
+            image = session.get_one(Image, self._image)
+            require_room(session, image.project_id, image_bytes=size - image.size)
+            image.digest, image.size = content, size
 
     def _write_down(self, **what: Any) -> None:
         with self._parts.db.write() as session:

@@ -14,6 +14,7 @@ from bmi.drivers.storage import Kind, Volume
 from bmi.errors import ImageInvalid, WrongState
 from bmi.ids import new_id
 from bmi.images.models import Image
+from bmi.images.quota import require_room
 from bmi.images.readiness import prepare as readiness
 from bmi.images.service import require_ready
 from bmi.parts import Parts
@@ -32,10 +33,12 @@ def ask(session: Session, caller: Caller, ref: str, project: str | None, request
         NotFound: There is no such image for this caller.
         AlreadyExists: There is an image of that name.
         WrongState: The one to make it from is not ready.
+        QuotaExceeded: The project may not own as much.
     """
     source = find_owned(session, caller, Image, ref, Action.IMAGE_READ, project=project)
     require_ready(source)
     home = _home(session, caller, source, project)
+    require_room(session, home.id if home else None, images=1, image_bytes=source.size)
     image = Image(
         id=new_id(),
         name=request.name or f"{source.name}-prepared",
@@ -44,6 +47,7 @@ def ask(session: Session, caller: Caller, ref: str, project: str | None, request
         origin="copy",
         parent_id=source.id,
         size=source.size,
+        visibility="private" if home else "public",
     )
     session.add(image)
     flush_new(session, f"image {image.name}")

@@ -20,8 +20,6 @@ from bmi.ids import new_id, short
 from bmi.images.models import Disk
 from bmi.images.quota import require_room
 from bmi.images.service import ready_image, refuse_disk_in_use, warning
-from bmi.images.readiness.keys import Identity, personalise
-from bmi.images.service import ready_image, refuse_disk_in_use
 from bmi.networks import service as networks
 from bmi.networks.models import Attachment, Network
 from bmi.nodes.models import Node
@@ -29,7 +27,7 @@ from bmi.nodes.states import move
 from bmi.parts import Parts
 from bmi.provisioning import boots
 from bmi.provisioning.engine import Run, workflow
-from bmi.provisioning.image_check import appliance_of, needs_keys, telling
+from bmi.provisioning.image_check import needs_keys
 from bmi.provisioning.models import Operation
 from bmi.provisioning.service import ask as ask_operation
 
@@ -262,61 +260,6 @@ def provision(run: Run) -> None:
         parts.storage.remove(Volume(Kind.DISK, record.disk_id))
         return "gone"
 
-    def keys() -> str:
-        identity = Identity(
-            instance_id=str(record.id),
-            hostname=record.hostname,
-            ssh_keys=record.ssh_keys,
-            phone_home_url=boot.boot_url(parts, record, "phone-home"),
-        )
-        backing = parts.storage.backing(Volume(Kind.DISK, record.disk_id))
-        users = personalise(appliance_of(parts.settings), backing, identity, telling(run, "keys"))
-        return f"written into the disk, for {', '.join(users)}" if users else "written before"
-
-    def seed() -> str:
-        flag(parts, record.id, seeded=True)
-        boot.write_seed(parts, record.id)
-        return f"host name {record.hostname}, {len(record.ssh_keys)} SSH keys"
-
-    def export() -> str:
-        flag(parts, record.id, exported=True)
-        at_gateway(parts, record.gateway_id, "export", record.id)
-        return f"{boot.iqn(parts, record)} for {boot.initiator(parts, record)} only, by {record.gateway.name}"
-
-    def serve() -> str:
-        flag(parts, record.id, served=True)
-        at_gateway(parts, record.gateway_id, "dhcp", network)
-        return f"{record.attachment.nic.mac} gets {record.attachment.address}"
-
-    def attach() -> str:
-        flag(parts, record.id, attached=True)
-        networks.apply_port(parts, nic)
-        card = record.attachment.nic
-        return f"port {card.port} of {card.switch} carries VLAN {record.attachment.network.vlan}"
-
-    def power_on() -> str:
-        power, bmc = bmc_of(parts, node)
-        power.boot_from(bmc, BootDevice.NETWORK)
-        power.off(bmc)
-        with parts.db.write() as session:
-            row = session.get_one(Boot, record.id)
-            row.milestone, row.started_at = None, now()
-        power.on(bmc)
-        with parts.db.write() as session:
-            row = session.get_one(Boot, record.id)
-            boot.reached(session, row, Milestone.POWER, "power is on, confirmed by the BMC", kind="power.on")
-        return "on, confirmed by the BMC"
-
-    def watch() -> str:
-        return wait_for(
-            parts,
-            record.id,
-            Milestone(run.request["until"]),
-            run.request["deadline"],
-            tell=lambda what, fraction: run.progress("watch", what, fraction),
-            stop=run.stop_if_cancelled,
-        )
-
     # What an earlier try left standing may have been used: nothing of it is undone.
     onward = run.request.get("onward", False)
     if onward:
@@ -324,6 +267,8 @@ def provision(run: Run) -> None:
     with contextlib.nullcontext() if onward else run.all_or_nothing():
         run.step("power off", lambda: boots.power_off(parts, node))
         run.step("disk", clone, undo=unclone)
+        if run.request.get("keys"):
+            run.step("keys", lambda: boots.write_keys(run, record.id))
         run.step(
             "seed",
             lambda: boots.write_seed(parts, record.id),
@@ -348,49 +293,3 @@ def provision(run: Run) -> None:
             undo=lambda: boots.power_off(parts, node),
         )
         run.step("watch", lambda: boots.watch(run, record.id), stands=True)
-        if run.request.get("keys"):
-            run.step("keys", keys)
-        run.step("seed", seed, undo=lambda: remove_seed(parts, record.id))
-        run.step("export", export, undo=lambda: remove_export(parts, record))
-        run.step("boot service", serve, undo=lambda: remove_boot_service(parts, record))
-        run.step("network", attach, undo=lambda: detach(parts, record.id, nic))
-        run.step("power on", power_on, undo=power_off)
-        run.step("watch", watch, stands=True)
-
-
-def flag(parts: Parts, id: UUID, **flags: bool) -> None:
-    """Write what should exist for a boot record: `seeded`, `exported`, `served`, `attached`."""
-    with parts.db.write() as session:
-        row = session.get(Boot, id)
-        for name, value in flags.items():
-            if row is not None:
-                setattr(row, name, value)
-
-
-def remove_seed(parts: Parts, id: UUID) -> str:
-    """Take a boot's seed away."""
-    parts.storage.remove(Volume(Kind.SEED, id))
-    flag(parts, id, seeded=False)
-    return "gone"
-
-
-def remove_export(parts: Parts, record: Boot) -> str:
-    """Take a boot's export away."""
-    flag(parts, record.id, exported=False)
-    answer = at_gateway(parts, record.gateway_id, "export", record.id)
-    how = "gone by force, with its whole server" if answer["forced"] else "gone"
-    return f"{how}; still logged in were: {', '.join(answer['left'])}" if answer["left"] else how
-
-
-def remove_boot_service(parts: Parts, record: Boot) -> str:
-    """Stop answering a boot's node."""
-    flag(parts, record.id, served=False)
-    at_gateway(parts, record.gateway_id, "dhcp", record.attachment.network_id)
-    return "no lease, no script"
-
-
-def detach(parts: Parts, id: UUID, nic: UUID) -> str:
-    """Take a boot's card off its network."""
-    flag(parts, id, attached=False)
-    networks.apply_port(parts, nic)
-    return "isolated, confirmed by the switch"
