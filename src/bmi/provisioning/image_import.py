@@ -214,7 +214,8 @@ class _Import:
         found = self._work.look()  # first, because it takes no time
         source = digest.digest(path, telling(self._run, "look"))
         digest.require(source, request.get("digest"))
-        self._write_down(source_digest=source)
+        # A raw disk is its own content; it need not be read twice.
+        self._write_down(source_digest=source, digest=source if found.format is Format.RAW else None)
         self._refuse_known(source)
         return str(found)
 
@@ -225,7 +226,9 @@ class _Import:
 
     def _convert(self) -> str:
         raw = self._raw("convert")
-        content = digest.digest(raw, telling(self._run, "convert"))
+        with self._parts.db.read() as session:
+            known = session.get_one(Image, self._image).digest
+        content = known or digest.digest(raw, telling(self._run, "convert"))
         self._write_down(digest=content, size=raw.stat().st_size)
         self._refuse_known(content)
         return f"{raw.stat().st_size >> 20} MiB, {content}"
