@@ -183,7 +183,7 @@ class _Import:
             run.step("unpack", self._unpack)
             run.step("convert", self._convert)
             run.step("import", self._take_in, undo=self._remove)
-        run.step("tidy", self._tidy)
+            run.step("tidy", self._tidy)
         with self._parts.db.read() as session:
             image = session.get_one(Image, self._image)
             run.result |= {"size": image.size, "digest": image.digest, "source_digest": image.source_digest}
