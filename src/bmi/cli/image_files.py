@@ -146,6 +146,8 @@ def _send(bmi: "Client", source: str, wanted: str | None, resume: UUID | None) -
     """Send a file, or what comes in, and return the upload and its digest."""
     try:
         if source == _STREAM:
+            if resume:
+                raise Failure("what comes in cannot be sent again from the middle", next_step="give a file")
             return _send_stream(bmi, wanted)
         return _send_file(bmi, Path(source), wanted, resume)
     except KeyboardInterrupt:

@@ -129,8 +129,11 @@ class Receiving:
                 row = find(session, caller, id)
                 refuse_imported(session, id)
                 self._end = min(row.size or parts.settings.intake.max_size, parts.settings.intake.max_size)
-                self._at = row.received
+                # Less than was written down is there only where the spool was lost.
+                self._at = min(row.received, os.fstat(self._file).st_size)
             if offset != self._at:
+                self._written_down = self._at
+                self.write_down()
                 raise WrongState(
                     f"upload {id} has {self._at} bytes, and a piece from byte {offset} on was sent",
                     next_step=f"go on at offset={self._at}",

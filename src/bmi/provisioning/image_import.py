@@ -185,7 +185,7 @@ class _Import:
             run.step("unpack", self._unpack)
             run.step("convert", self._convert)
             run.step("import", self._take_in, undo=self._remove)
-        run.step("tidy", self._tidy)
+            run.step("tidy", self._tidy)
         with self._parts.db.read() as session:
             image = session.get_one(Image, self._image)
             run.result |= {"size": image.size, "digest": image.digest, "source_digest": image.source_digest}
@@ -216,7 +216,8 @@ class _Import:
         found = self._work.look()  # first, because it takes no time
         source = digest.digest(path, telling(self._run, "look"))
         digest.require(source, request.get("digest"))
-        self._write_down(source_digest=source)
+        # A raw disk is its own content; it need not be read twice.
+        self._write_down(source_digest=source, digest=source if found.format is Format.RAW else None)
         self._refuse_known(source)
         return str(found)
 
@@ -227,7 +228,9 @@ class _Import:
 
     def _convert(self) -> str:
         raw = self._raw("convert")
-        content = digest.digest(raw, telling(self._run, "convert"))
+        with self._parts.db.read() as session:
+            known = session.get_one(Image, self._image).digest
+        content = known or digest.digest(raw, telling(self._run, "convert"))
         self._refuse_known(content)
         self._write_down_content(content, raw.stat().st_size)
         return f"{raw.stat().st_size >> 20} MiB, {content}"

@@ -1,7 +1,7 @@
 """Files that must not become images: each is refused, says why, and leaves nothing."""
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import UUID
 
@@ -10,6 +10,7 @@ import pytest
 from bmi.api.intake import Format
 from bmi.api.operations import Ending, OperationState
 from bmi.run import run
+from bmi.sandbox import FOLDER
 from tests.integration.images.disks import (
     MIB,
     converted,
@@ -23,7 +24,6 @@ from tests.integration.images.disks import (
 )
 from tests.integration.images.site import Site
 
-SECRET = "the-secret-of-this-host"
 Make = Callable[[Path], Path]
 
 BE32, BE64 = struct.Struct(">I"), struct.Struct(">Q")
@@ -337,6 +337,24 @@ HOSTILE: list[tuple[str, Make, Format | None, str]] = [
     ("vhd", _image("vpc"), None, "is a VHD image"),
     ("zip", _written(b"PK\x03\x04" + bytes(1020)), None, "is a ZIP archive"),
 ]  # fmt: skip
+
+
+def _host() -> dict[str, object]:
+    """What hostile images would like to read or change, and what must not stay behind."""
+    files = [Path("/etc/passwd"), Path("/etc/shadow")]
+    running = run(["ps", "-eo", "args"]).splitlines()
+    return {
+        "files": {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files},
+        "programs": [line for line in running if f"{FOLDER}/source" in line],
+    }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def untouched_host(site: Site) -> Iterator[None]:
+    before = _host()
+    yield
+    assert _host() == before
+    assert before["programs"] == []
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """What stands behind the header checks: where they are bypassed, the host's files cannot be read all the same."""
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from bmi.images.intake.convert import Bounds
 from bmi.images.intake.space import Room
 from bmi.run import run
 from bmi.sandbox import FOLDER, NOBODY, Limits, confined
+from bmi.wait import wait_until
 from tests.integration.images.disks import MIB, converted, raw_disk
 
 SIZE = 8 * MIB
@@ -182,6 +185,25 @@ def test_it_ends_when_nobody_wants_it_any_more(tmp_path: Path) -> None:
         )
     assert time.monotonic() - begun < 20
     assert "sleep 4711" not in run(["ps", "-eo", "args"])
+
+
+def test_it_ends_with_the_service_however_that_ends() -> None:
+    script = (
+        "from bmi.sandbox import Limits, confined\n"
+        "confined(['sh', '-c', 'echo ready; exec sleep 4712'], limits=Limits(60, 0), read={},\n"
+        "         line=lambda line: print(line, flush=True), pulse=lambda: None)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as service:
+        assert service.stdout is not None
+        assert service.stdout.readline() == b"ready\n"
+        assert "sleep 4712" in run(["ps", "-eo", "args"])
+        service.kill()
+    wait_until(
+        lambda: "sleep 4712" not in run(["ps", "-eo", "args"]),
+        deadline=10,
+        what="the program to end",
+        next_step="-",
+    )
 
 
 def test_a_disk_grows_no_larger_than_there_is_room(tmp_path: Path) -> None:

@@ -117,6 +117,16 @@ def test_a_piece_that_breaks_off_counts_as_far_as_it_came(site: Site) -> None:
     assert (site.parts.settings.spool / "uploads" / str(id)).read_bytes() == b"xy"
 
 
+def test_bytes_that_are_lost_are_sent_again_and_not_made_up(site: Site) -> None:
+    id = upload(site)
+    (site.parts.settings.spool / "uploads" / id).unlink()
+    answer = site.api.patch(f"/v1/uploads/{id}?offset={len(DISK)}", content=b"more")
+    assert (answer.status_code, answer.json()["next_step"]) == (409, "go on at offset=0")
+    assert site.api.get(f"/v1/uploads/{id}").json()["received"] == 0
+    assert site.api.patch(f"/v1/uploads/{id}?offset=0", content=DISK).status_code == 200
+    assert imported(site, upload=id)["state"] == "succeeded"
+
+
 # --- imports -----------------------------------------------------------------------------------------------
 
 
