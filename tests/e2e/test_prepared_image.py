@@ -9,6 +9,7 @@ from bmi.drivers.storage import Backing
 from bmi.images.appliance.session import Appliance
 from bmi.images.readiness.keys import Identity, personalise
 from bmi.images.readiness.prepare import prepare
+from bmi.run import run
 from tests.integration.appliance.conftest import CACHE, quiet
 from tests.integration.appliance.plain import plain, prepared
 from tests.integration.boot_harness import BootLab, Firmware
@@ -46,7 +47,7 @@ def test_a_prepared_image_boots_over_iscsi_and_lets_the_key_in(firmware: Firmwar
 def test_a_second_preparation_changes_nothing(tmp_path: Path) -> None:
     image, _ = prepared()
     again = tmp_path / "again.raw"
-    again.write_bytes(image.read_bytes())
+    run(["cp", "--sparse=always", image, again])
     assert prepare(Appliance(cache=CACHE), Backing("file", str(again)), quiet).changes == []
 
 

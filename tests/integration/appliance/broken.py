@@ -79,7 +79,8 @@ def _no_system(g: Any) -> None:
     for path in ("/etc/os-release", "/usr/lib/os-release"):
         g.rm_f(path)
     g.umount_all()
-    g.wipefs(ESP)
+    g.mount(ESP, "/")
+    g.rm_rf("/EFI")
 
 
 _STAGES = (
