@@ -20,9 +20,6 @@ from bmi.cli.progress import finish
 from bmi.cli.session import connect
 
 app = apps.noun("Immutable, bootable disk contents.")
-image_files.add_to(app)
-app.command()(image_readiness.check)
-app.command()(image_readiness.prepare)
 
 Name = Annotated[str, typer.Argument(help="Name or id.", metavar="IMAGE", autocompletion=complete.images)]
 
@@ -173,6 +170,5 @@ def flatten(
         finish(bmi, bmi.images.flatten(image), wait=wait, json=json)
 
 
-app.add_typer(image_life.app)
-app.add_typer(tree.app)
-image_edit.register(app)
+for part in (image_files, image_readiness, image_edit, image_life, tree):
+    app.add_typer(part.app)

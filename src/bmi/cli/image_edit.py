@@ -7,9 +7,11 @@ import typer
 
 from bmi.api.image_edit import ImageCommit, ImageDiscard, ImageEdit
 from bmi.api.nodes import Milestone
-from bmi.cli import complete, options
+from bmi.cli import apps, complete, options
 from bmi.cli.progress import finish
 from bmi.cli.session import connect
+
+app = apps.single()
 
 Name = Annotated[str, typer.Argument(help="Name or id.", metavar="IMAGE", autocompletion=complete.images)]
 AtNode = Annotated[
@@ -17,12 +19,7 @@ AtNode = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to `bmi image`."""
-    for command in (edit, commit, discard):
-        app.command()(command)
-
-
+@app.command()
 def edit(
     image: Name,
     node: Annotated[
@@ -60,6 +57,7 @@ def edit(
         finish(bmi, bmi.image_edits.edit(image, request), wait=wait, json=json)
 
 
+@app.command()
 def commit(
     node: AtNode,
     name: Annotated[str, typer.Option(metavar="NAME", help="What to call the new image.")],
@@ -76,6 +74,7 @@ def commit(
         finish(bmi, bmi.image_edits.commit(ImageCommit(node=node, name=name)), wait=wait, json=json)
 
 
+@app.command()
 def discard(node: AtNode, wait: options.Wait = True, json: options.Json = False) -> None:
     """Give a node back, and forget what was changed on it."""
     with connect() as bmi:

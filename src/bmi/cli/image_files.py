@@ -9,10 +9,9 @@ from uuid import UUID
 import typer
 
 from bmi.api.intake import Format, ImageExport, ImageImport, Upload, UploadCreate
-from bmi.api.operations import Operation, OperationState
-from bmi.cli import complete, options, output, transfer
+from bmi.cli import apps, complete, options, output, transfer
 from bmi.cli.failures import Failure
-from bmi.cli.progress import finish, follow
+from bmi.cli.progress import done, finish
 from bmi.cli.session import connect
 
 if TYPE_CHECKING:
@@ -21,16 +20,12 @@ if TYPE_CHECKING:
 _STREAM = "-"
 _NO_UPLOAD = UUID(int=0)
 
+app = apps.single()
+
 Image = Annotated[str, typer.Argument(help="Name or id.", metavar="IMAGE", autocompletion=complete.images)]
 
 
-def add_to(app: typer.Typer) -> None:
-    """Add the commands to those of images."""
-    app.command("import")(import_)
-    app.command("export")(export)
-    app.command("uploads")(uploads)
-
-
+@app.command("import")
 def import_(
     source: Annotated[str, typer.Argument(help="File, http or https URL, or - for what comes in.")],
     name: Annotated[str, typer.Option(metavar="NAME", help="What to call the image.")],
@@ -77,6 +72,7 @@ def import_(
         finish(bmi, bmi.images.import_(asked), wait=wait, json=json)
 
 
+@app.command()
 def export(
     image: Image,
     destination: Annotated[str, typer.Argument(help="File, or - for what goes out.", metavar="FILE")],
@@ -97,18 +93,19 @@ def export(
     request = ImageExport(format=format, compress=compress)
     with connect(project) as bmi:
         if destination == _STREAM:
-            made = _made(bmi, image, request, quiet=True)
+            made = done(bmi, bmi.exports.start(image, request), quiet=True)
             with transfer.bar("fetch") as told:
                 bmi.exports.fetch(made.id, _write_out, told)
         else:
             with transfer.Destination(Path(destination), force=force) as file:
-                made = _made(bmi, image, request, quiet=not output.terminal())
+                made = done(bmi, bmi.exports.start(image, request), quiet=not output.terminal())
                 with transfer.bar("fetch") as told:
                     bmi.exports.fetch(made.id, file.write, told)
                 file.appear()
         bmi.exports.remove(made.id)
 
 
+@app.command()
 def uploads(
     remove: Annotated[
         UUID | None, typer.Option(metavar="UPLOAD", help="Remove this one instead of listing them.")
@@ -199,15 +196,6 @@ def _send_stream(bmi: "Client", wanted: str | None) -> tuple[Upload, str]:
             raise Failure("nothing came in", next_step="look at the command that writes the image")
         raise Failure(f"what came in has the digest {found}", next_step="check it, or the digest given")
     return upload, found
-
-
-def _made(bmi: "Client", image: str, request: ImageExport, *, quiet: bool) -> Operation:
-    from bmi.client import OperationFailed
-
-    made = follow(bmi, bmi.exports.start(image, request), quiet=quiet)
-    if made.state is not OperationState.SUCCEEDED:
-        raise OperationFailed(made)
-    return made
 
 
 def _write_out(data: bytes) -> None:

@@ -5,15 +5,17 @@ from typing import Annotated
 import typer
 
 from bmi.api.readiness import ImagePrepare, Readiness, Report
-from bmi.cli import complete, options, output
+from bmi.cli import apps, complete, options, output
 from bmi.cli.failures import Failure
-from bmi.cli.progress import finish, follow
+from bmi.cli.progress import done, finish
 from bmi.cli.session import connect
-from bmi.client import Client, OperationFailed
+
+app = apps.single()
 
 Name = Annotated[str, typer.Argument(help="Name or id.", metavar="IMAGE", autocompletion=complete.images)]
 
 
+@app.command()
 def check(
     image: Name,
     last: Annotated[
@@ -30,7 +32,7 @@ def check(
     """
     with connect(project) as bmi:
         if not last:
-            _carry_out(bmi, image, quiet=json)
+            done(bmi, bmi.readiness.check(image), quiet=json)
         found = bmi.readiness.get(image)
     if found.report is None:
         raise Failure(
@@ -42,12 +44,6 @@ def check(
         _show(found, found.report)
     if found.report.blocked:
         raise Failure(f"image {found.image} does not boot over iSCSI", next_step=_next_step(found))
-
-
-def _carry_out(bmi: Client, image: str, *, quiet: bool) -> None:
-    ended = follow(bmi, bmi.readiness.check(image), quiet=quiet)
-    if ended.error is not None:
-        raise OperationFailed(ended)
 
 
 def _show(found: Readiness, report: Report) -> None:
@@ -63,6 +59,7 @@ def _next_step(found: Readiness) -> str:
     return f"have it made ready, where that can be done: bmi image prepare {found.image}"
 
 
+@app.command()
 def prepare(
     image: Name,
     name: Annotated[

@@ -44,6 +44,18 @@ def finish(bmi: Client, operation: Operation, *, wait: bool, json: bool) -> None
         _tell_success(operation)
 
 
+def done(bmi: Client, operation: Operation, *, quiet: bool) -> Operation:
+    """Follow an operation to its end, and return it once it has succeeded.
+
+    Raises:
+        OperationFailed: It has not.
+    """
+    ended = follow(bmi, operation, quiet=quiet)
+    if ended.state is not OperationState.SUCCEEDED:
+        raise OperationFailed(ended)
+    return ended
+
+
 def follow(bmi: Client, operation: Operation, *, quiet: bool = False) -> Operation:
     """Show an operation's steps until it has ended, and return it as it ended.
 
