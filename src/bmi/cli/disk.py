@@ -13,8 +13,6 @@ from bmi.cli.session import connect
 app = apps.noun("Writable copy-on-write clones of images.")
 
 Name = Annotated[str, typer.Argument(help="Name or id.", metavar="DISK", autocompletion=complete.disks)]
-Until = Annotated[Milestone, typer.Option(help="How far to follow the boot.")]
-Deadline = Annotated[str, typer.Option(metavar="TIME", help="How long the boot may take.")]
 
 
 @app.command()
@@ -150,8 +148,8 @@ def rollback(
     other_image: Annotated[
         bool, typer.Option("--other-image", help="Also to an image that has nothing to do with the disk.")
     ] = False,
-    until: Until = Milestone.UP,
-    deadline: Deadline = "30m",
+    until: options.Until = Milestone.UP,
+    deadline: options.Deadline = "30m",
     project: options.ProjectName = None,
     wait: options.Wait = True,
     json: options.Json = False,
@@ -178,8 +176,8 @@ def grow(
     restart: Annotated[
         bool, typer.Option("--restart", help="Switch a node off and on again that runs from it.")
     ] = False,
-    until: Until = Milestone.UP,
-    deadline: Deadline = "30m",
+    until: options.Until = Milestone.UP,
+    deadline: options.Deadline = "30m",
     project: options.ProjectName = None,
     wait: options.Wait = True,
     json: options.Json = False,
@@ -210,8 +208,8 @@ def move(
             autocompletion=complete.networks,
         ),
     ] = None,
-    until: Until = Milestone.UP,
-    deadline: Deadline = "30m",
+    until: options.Until = Milestone.UP,
+    deadline: options.Deadline = "30m",
     project: options.ProjectName = None,
     wait: options.Wait = True,
     json: options.Json = False,

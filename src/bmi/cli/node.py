@@ -187,8 +187,8 @@ def provision(
     user_data: Annotated[
         str | None, typer.Option(metavar="FILE", help="File with user data for the first boot.")
     ] = None,
-    until: Annotated[Milestone, typer.Option(help="How far to follow the boot.")] = Milestone.UP,
-    deadline: Annotated[str, typer.Option(metavar="TIME", help="How long the boot may take.")] = "30m",
+    until: options.Until = Milestone.UP,
+    deadline: options.Deadline = "30m",
     project: options.ProjectName = None,
     wait: options.Wait = True,
     json: options.Json = False,

@@ -10,6 +10,7 @@ from typing import Annotated, TypeAlias
 
 import typer
 
+from bmi.api.nodes import Milestone
 from bmi.cli import complete
 
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -66,6 +67,8 @@ def secret(file: str) -> str:
     return content(file).rstrip("\r\n")
 
 
+Until: TypeAlias = Annotated[Milestone, typer.Option(help="How far to follow the boot.")]
+Deadline: TypeAlias = Annotated[str, typer.Option(metavar="TIME", help="How long the boot may take.")]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON as the API gives it.")]
 ProjectName: TypeAlias = Annotated[
     str | None,

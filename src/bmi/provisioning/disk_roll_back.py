@@ -6,17 +6,17 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from bmi.access.policy import Action, Caller
-from bmi.access.service import find_owned, flush_new, owner
+from bmi.access.service import find_owned
 from bmi.api.disks import RollBack
 from bmi.api.operations import Ending
 from bmi.drivers.storage import Kind, Volume
 from bmi.errors import BadRequest, NotFound
-from bmi.ids import new_id
 from bmi.images.models import Disk, Image
 from bmi.images.quota import require_room
 from bmi.images.service import ready_image, require_ready
 from bmi.parts import Parts
 from bmi.provisioning import boots, offline
+from bmi.provisioning.disks import new_snapshot
 from bmi.provisioning.engine import Run, workflow
 from bmi.provisioning.image_check import needs_keys
 from bmi.provisioning.models import Operation
@@ -37,7 +37,7 @@ def ask(session: Session, caller: Caller, ref: str, project: str | None, request
     require_ready(disk)
     image = _image(session, caller, disk, request)
     require_room(session, disk.project_id, disk_bytes=max(0, image.size - disk.size))
-    kept = _kept(session, caller, disk, request.keep) if request.keep else None
+    kept = new_snapshot(session, caller, disk, request.keep) if request.keep else None
     return _ask(session, caller, disk, image, kept, request)
 
 
@@ -161,23 +161,6 @@ def _snapshot_of(session: Session, disk: Disk, image: Image) -> bool:
     return any(
         row.request.get("disk") == str(disk.id) or row.disk_id == disk.id for row in session.scalars(taken)
     )
-
-
-def _kept(session: Session, caller: Caller, disk: Disk, name: str) -> Image:
-    owner(session, caller, Action.IMAGE_WRITE, str(disk.project_id))
-    require_room(session, disk.project_id, images=1, image_bytes=disk.size)
-    image = Image(
-        id=new_id(),
-        name=name,
-        project_id=disk.project_id,
-        state="creating",
-        origin="snapshot",
-        parent_id=disk.image_id,
-        size=disk.size,
-    )
-    session.add(image)
-    flush_new(session, f"image {image.name} in project {disk.project.name}")
-    return image
 
 
 def _note(parts: Parts, disk: UUID, image: UUID) -> None:

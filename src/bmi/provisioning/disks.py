@@ -127,12 +127,23 @@ def ask_snapshot(
         WrongState: The disk is not ready.
     """
     disk = find_owned(session, caller, Disk, ref, Action.DISK_READ, project=project)
-    owner(session, caller, Action.IMAGE_WRITE, str(disk.project_id))
     require_ready(disk)
+    image = new_snapshot(session, caller, disk, request.name)
+    return _ask_snapshot(session, caller, disk, image)
+
+
+def new_snapshot(session: Session, caller: Caller, disk: Disk, name: str) -> Image:
+    """Write down an image that a disk is to be frozen as.
+
+    Raises:
+        AlreadyExists: The project has an image of that name.
+        QuotaExceeded: The project may not own as much.
+    """
+    owner(session, caller, Action.IMAGE_WRITE, str(disk.project_id))
     require_room(session, disk.project_id, images=1, image_bytes=disk.size)
     image = Image(
         id=new_id(),
-        name=request.name,
+        name=name,
         project_id=disk.project_id,
         state="creating",
         origin="snapshot",
@@ -141,7 +152,7 @@ def ask_snapshot(
     )
     session.add(image)
     flush_new(session, f"image {image.name} in project {disk.project.name}")
-    return _ask_snapshot(session, caller, disk, image)
+    return image
 
 
 def _ask_snapshot(session: Session, caller: Caller, disk: Disk, image: Image) -> Operation:
