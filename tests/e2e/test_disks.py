@@ -49,7 +49,7 @@ def tenant(site: Site) -> Iterator[Tenant]:
         yield Tenant(site, client, make_key(site.lab.folder))
         for image in ("good", "broken"):
             if any(found.name == image for found in client.images.list()):
-                client.operations.wait(client.images.delete(image).id, timeout=60)
+                client.operations.wait(client.images.purge(image).id, timeout=60)
 
 
 def test_a_disk_moves_is_rolled_back_and_grows(tenant: Tenant, measured: Measured) -> None:

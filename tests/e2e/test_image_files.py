@@ -43,7 +43,7 @@ def test_every_format_boots_and_comes_out_as_it_went_in(
             out.unlink()
     finally:
         for format in FORMATS:
-            site.must("image", "delete", f"in-{format}")
+            site.must("image", "delete", f"in-{format}", "--now")
 
 
 def boot(site: Site, images: dict[str, str], measured: Measured) -> None:

@@ -67,7 +67,7 @@ class Site:
 
     def forget(self, name: str) -> None:
         """Remove an image, and insist that nothing is left of any."""
-        self.bmi.operations.wait(self.bmi.images.delete(name).id)
+        self.bmi.operations.wait(self.bmi.images.purge(name).id)
         assert self.left() == []
 
     def ended(self, operation: Operation) -> Operation:

@@ -111,7 +111,7 @@ def test_a_content_that_is_there_is_not_stored_twice(site: Site, raw: Path, tmp_
     for upload in site.bmi.uploads.list():
         site.bmi.uploads.delete(upload.id)
     for name in ("first", "fourth"):
-        site.bmi.operations.wait(site.bmi.images.delete(name).id)
+        site.bmi.operations.wait(site.bmi.images.purge(name).id)
     assert site.left() == []
 
 
