@@ -21,9 +21,9 @@ _VERBS: dict[str, Verb] = {
     "prepare": prepare.prepare,
 }
 _EMULATED = "norandmaps"
-"""QEMU translates a page of code anew for each address that it is mapped at, and keeps all of that until the page is
-written to; then it walks through it for every byte. With addresses chosen by chance, each process adds some: after
-some thousand the machine does nothing else. In a machine without a network they protect from nobody."""
+"""QEMU translates a page of code anew for each address at which it is mapped, and keeps all of that until the page
+is written to; then it walks through it for every byte. With addresses chosen by chance each process adds some, and
+after some thousand the machine does nothing else. Without a network they protect it from nobody."""
 
 _STARTED = 0.3  # fraction of the time that has gone, about, when the appliance is up
 
