@@ -21,7 +21,7 @@ test: setup check ## Run every test: units on PostgreSQL too, contract, real dae
 	@$(PYTEST) tests/unit --database=postgresql -q -n 2 $(ARGS)
 	@$(PYTEST) tests/contract tests/integration tests/faults tests/model tests/e2e $(ARGS)
 
-thorough: setup ## More boots: every kind of golden image on every firmware (half an hour)
+thorough: setup ## More boots: all golden images, all firmware, plain Debians on LVM, XFS and btrfs (an hour)
 	@$(PYTEST) tests/e2e -m thorough $(ARGS)
 
 faults: setup ## Let every workflow go wrong at every point, in every way; writes docs/faults.md (half an hour)

@@ -11,16 +11,36 @@ from bmi.images.readiness.keys import Identity, personalise
 from bmi.images.readiness.prepare import prepare
 from bmi.run import run
 from tests.integration.appliance.conftest import CACHE, quiet
-from tests.integration.appliance.plain import plain, prepared
+from tests.integration.appliance.plain import Layout, plain, prepared
 from tests.integration.boot_harness import BootLab, Firmware
 
 # The first run of all builds the plain image and prepares it, which takes minutes without KVM.
 pytestmark = pytest.mark.timeout(3600)
 
 
-@pytest.mark.parametrize("firmware", ["bios", pytest.param("uefi", marks=pytest.mark.thorough)])
-def test_a_prepared_image_boots_over_iscsi_and_lets_the_key_in(firmware: Firmware, tmp_path: Path) -> None:
-    image, changes = prepared()
+ROOTS: dict[Layout, str] = {
+    "ext4": "/dev/sda3 ext4",
+    "lvm": "/dev/mapper/plain--vg-root ext4",
+    "xfs": "/dev/sda2 xfs",
+    "btrfs": "/dev/sda2[/@rootfs] btrfs",
+}
+"""Where the root is, as findmnt says it."""
+
+
+@pytest.mark.parametrize(
+    ("layout", "firmware"),
+    [
+        ("ext4", "bios"),
+        pytest.param("ext4", "uefi", marks=pytest.mark.thorough),
+        pytest.param("lvm", "bios", marks=pytest.mark.thorough),
+        pytest.param("xfs", "bios", marks=pytest.mark.thorough),
+        pytest.param("btrfs", "bios", marks=pytest.mark.thorough),
+    ],
+)
+def test_a_prepared_image_boots_over_iscsi_and_lets_the_key_in(
+    layout: Layout, firmware: Firmware, tmp_path: Path
+) -> None:
+    image, changes = prepared(layout)
     assert any("open-iscsi" in change for change in changes)
     golden, appliance = _digest(image), Appliance(cache=CACHE)
     with BootLab(tmp_path / "lab") as lab:
@@ -36,10 +56,12 @@ def test_a_prepared_image_boots_over_iscsi_and_lets_the_key_in(firmware: Firmwar
         assert node.ssh("hostname").strip() == "web-1"
         host_key = node.ssh("cat /etc/ssh/ssh_host_ed25519_key.pub").split()[1]
         assert form["pub_key_ed25519"].split()[1] == host_key
+        assert node.ssh("findmnt -nro SOURCE,FSTYPE /").strip() == ROOTS[layout]
         assert "iqn.2026-01.test" in node.ssh("iscsiadm -m session")
         assert "_netdev" in node.ssh("cat /etc/fstab")
         node.ssh("systemctl --no-block poweroff")
         node.powers_off(deadline=180)
+        assert ": not found" not in node.console()  # no script of the initramfs lacks a program
     assert _digest(image) == golden
 
 

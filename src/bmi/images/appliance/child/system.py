@@ -10,6 +10,8 @@ _ROOTS = ("ext2", "ext3", "ext4", "xfs", "btrfs")
 _ESP = ("c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "0xef")
 """Partition types of an EFI system partition: GPT's (UEFI specification 5.3.3), MBR's."""
 _MOUNTED_TOO = ("/boot", "/boot/efi", "/efi", "/usr", "/var", "/home")
+_MAPPED = re.compile(r"/dev/mapper/((?:[^-/]|--)+)-((?:[^-/]|--)+)")
+"""A logical volume as device mapper names it: group, name, hyphens inside them twice (lvm(8), VALID NAMES)."""
 _MOST = 64 << 10  # bytes of one small file that are looked at
 
 
@@ -153,7 +155,7 @@ def _is_root(g: Any, top: str) -> bool:
 def _mount_others(g: Any, system: System, known: list[Part], *, writable: bool) -> None:
     entries = fstab(text(g, "/etc/fstab") or "")
     for spec, folder, _, *rest in sorted(entries, key=lambda entry: entry[1]):
-        device = _resolved(spec, known) if folder in _MOUNTED_TOO else None
+        device = resolved(spec, known) if folder in _MOUNTED_TOO else None
         if device is None or not g.is_dir(folder):
             continue
         options = rest[0].split(",") if rest else []
@@ -165,7 +167,7 @@ def _mount_others(g: Any, system: System, known: list[Part], *, writable: bool) 
         system.mounted[folder] = device
 
 
-def _resolved(spec: str, known: list[Part]) -> str | None:
+def resolved(spec: str, known: list[Part]) -> str | None:
     """Return the device that an fstab names."""
     kind, _, value = spec.partition("=")
     value = value.strip('"')
@@ -175,6 +177,6 @@ def _resolved(spec: str, known: list[Part]) -> str | None:
             return part.device
     if plain := re.fullmatch(r"/dev/(?:(?:sd|vd|hd|xvd)a|nvme0n1p)(\d+)", spec):
         spec = f"{DISK}{plain[1]}"
-    elif mapped := re.fullmatch(r"/dev/mapper/(\w+)-(\w+)", spec):
-        spec = f"/dev/{mapped[1]}/{mapped[2]}"
+    elif mapped := _MAPPED.fullmatch(spec):
+        spec = f"/dev/{mapped[1]}/{mapped[2]}".replace("--", "-")
     return spec if any(part.device == spec for part in known) else None
