@@ -78,24 +78,12 @@ def _data_file(folder: Path) -> Path:
     return path
 
 
-def _luks(folder: Path) -> Path:
-    path = folder / "luks.qcow2"
-    options = "encrypt.format=luks,encrypt.key-secret=k,encrypt.iter-time=10"
-    run(
-        [
-            "qemu-img",
-            "create",
-            "-q",
-            "--object",
-            "secret,id=k,data=x",
-            "-f",
-            "qcow2",
-            "-o",
-            options,
-            path,
-            "8M",
-        ]
-    )
+def _encrypted(folder: Path) -> Path:
+    path = folder / "encrypted.qcow2"
+    # Not LUKS: to make it qemu-img measures the processor, which fails where its clock is coarse.
+    options = "encrypt.format=aes,encrypt.key-secret=k"
+    secret = ["--object", "secret,id=k,data=x"]
+    run(["qemu-img", "create", "-q", *secret, "-f", "qcow2", "-o", options, path, "8M"])
     return path
 
 
@@ -264,7 +252,7 @@ HOSTILE: list[tuple[str, Make, Format | None, str]] = [
     ("qcow2 over json", _backing('json:{"driver":"file","filename":"/etc/shadow"}'), None, "a backing file"),
     ("qcow2 over a server", _backing("nbd://127.0.0.1:10809/x"), None, "with a backing file"),
     ("qcow2 with a data file", _data_file, None, "whose data lies in another file"),
-    ("qcow2 encrypted", _luks, None, "an encrypted qcow2 image"),
+    ("qcow2 encrypted", _encrypted, None, "an encrypted qcow2 image"),
     ("qcow2 with a snapshot", _snapshot, None, "1 internal snapshots"),
     ("qcow2 of the future", _patched(QCOW2, (4, BE32.pack(9))), None, "of version 9"),
     ("qcow2 with unknown features", _patched(QCOW2, (72, BE64.pack(1 << 40))), None,
