@@ -44,9 +44,9 @@ class Tenant:
 
 
 @pytest.fixture
-def tenant(site: Site) -> Iterator[Tenant]:
+def tenant(site: Site, tmp_path: Path) -> Iterator[Tenant]:
     with site.lab.client(project="red") as client:
-        yield Tenant(site, client, make_key(site.lab.folder))
+        yield Tenant(site, client, make_key(tmp_path))
         for image in ("good", "broken"):
             if any(found.name == image for found in client.images.list()):
                 client.operations.wait(client.images.purge(image).id, timeout=60)

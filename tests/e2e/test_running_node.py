@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from signal import SIGKILL
 from typing import IO
 
@@ -71,9 +72,9 @@ class Acknowledged:
 
 
 @pytest.fixture
-def ssh(site: Site) -> Iterator[Ssh]:
+def ssh(site: Site, tmp_path: Path) -> Iterator[Ssh]:
     """Log-ins to n1, which runs Debian."""
-    key = make_key(site.lab.folder)
+    key = make_key(tmp_path)
     with site.lab.client(project="red") as client:
         request = Provision(image=IMAGE, network="red-net", ssh_keys=[key.with_suffix(".pub").read_text()])
         ended = client.operations.wait(client.nodes.provision("n1", request).id, timeout=BOOT)
