@@ -24,10 +24,10 @@ test: setup check ## Run every test: units on PostgreSQL too, contract, real dae
 thorough: setup ## More boots: all golden images, all firmware, plain Debians on LVM, XFS and btrfs (an hour)
 	@$(PYTEST) tests/e2e -m thorough $(ARGS)
 
-faults: setup ## Let every workflow go wrong at every point, in every way; writes docs/faults.md (half an hour)
+faults: setup ## Let every workflow go wrong at every point, in every way; writes docs/faults.md (an hour or more)
 	@$(PYTHON) -m tests.faults --real --report docs/faults.md $(ARGS)
 
-check: setup ## Format, lint, types, import rules and unit tests, in seconds
+check: setup ## Format, lint, types, import rules and unit tests (some minutes)
 	@.venv/bin/ruff format --check src tests bench
 	@.venv/bin/ruff check src tests bench
 	@.venv/bin/mypy
