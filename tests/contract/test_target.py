@@ -5,17 +5,20 @@ tgt runs for real: over files and over images in a real Ceph, in the host's name
 
 import secrets
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
 
+from bmi import netns
 from bmi.drivers import Outcome, Site
 from bmi.drivers.storage import Backing
 from bmi.drivers.target import Export, Lun, Portal, Removal, Target
@@ -30,11 +33,16 @@ from tests.rbd_images import Images, images
 
 ALREADY, DONE = Outcome.ALREADY, Outcome.DONE
 
+NODE, STRANGER = IPv4Address("127.0.0.8"), IPv4Address("127.0.0.9")
+DROPPED = 1.0  # seconds without an answer
+
 MakeExport = Callable[[str], Export]
 
 
 class MemoryRig:
     """The memory driver, and what happens around it."""
+
+    namespace = "somewhere"
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -43,7 +51,7 @@ class MemoryRig:
         return MemoryTarget({}, Site(self.folder, "0a1b2c3d"))
 
     def portal(self) -> Portal:
-        return free_portal()
+        return free_portal(self.namespace)
 
     def export(self, name: str) -> Export:
         return make_export(self.folder.parent, name)
@@ -53,6 +61,9 @@ class MemoryRig:
 
     def hang(self, driver: Any, portal: UUID) -> None:
         driver.hang(portal)
+
+    def gets_through(self, driver: Any, portal: Portal, source: IPv4Address) -> bool:
+        return bool(driver.lets_through(portal.id, source))
 
     @contextmanager
     def log_in(self, driver: Any, portal: Portal, export: Export) -> Iterator[None]:
@@ -84,6 +95,16 @@ class TgtRig:
 
     def hang(self, driver: Any, portal: UUID) -> None:
         driver._server(portal).process().signal(signal.SIGSTOP)
+
+    def gets_through(self, driver: Any, portal: Portal, source: IPv4Address) -> bool:
+        with netns.socket_inside(self.namespace, socket.AF_INET, socket.SOCK_STREAM) as node:
+            node.bind((str(source), 0))
+            node.settimeout(DROPPED)
+            try:
+                node.connect((str(portal.address), portal.port))
+            except TimeoutError:
+                return False
+            return True
 
     @contextmanager
     def log_in(self, driver: Any, portal: Portal, export: Export) -> Iterator[None]:
@@ -244,6 +265,35 @@ def test_threads_can_serve_one_portal_at_once(driver: Target, portal: Portal, ex
         outcomes = list(threads.map(lambda one: driver.serve(portal, [one]), exports))
     assert outcomes == [DONE] * 8
     assert set(driver.exports(portal.id)) == without_secret(*exports)
+
+
+def test_only_its_peer_gets_through_to_a_portal(
+    rig: Rig, driver: Target, portal: Portal, export: MakeExport
+) -> None:
+    if portal.namespace is None:  # the host's own filter is not BMI's business
+        with pytest.raises(BadRequest, match="namespace"):
+            driver.serve(replace(portal, peer=NODE), [])
+        assert list(driver.portals()) == []
+        return
+    a, beside = export("a"), rig.portal()
+    own = replace(portal, peer=NODE)
+    assert driver.serve(own, [a]) is DONE
+    assert driver.serve(own, [a]) is ALREADY
+    driver.serve(beside, [export("b")])
+    assert rig.gets_through(driver, portal, NODE)
+    assert not rig.gets_through(driver, portal, STRANGER)
+    assert rig.gets_through(driver, beside, STRANGER)
+
+    assert driver.serve(replace(portal, peer=STRANGER), [a]) is DONE
+    assert not rig.gets_through(driver, portal, NODE)
+    assert rig.gets_through(driver, portal, STRANGER)
+
+    driver.stop(portal.id)
+    driver.serve(own, [a])
+    assert rig.gets_through(driver, portal, NODE)
+    assert not rig.gets_through(driver, portal, STRANGER)
+    assert driver.serve(portal, [a]) is DONE
+    assert rig.gets_through(driver, portal, STRANGER)
 
 
 def bad(export: Export, what: str) -> Export:

@@ -74,6 +74,17 @@ def iscsi_port(parts: Parts, boot: Boot) -> int:
     )
 
 
+def portal_of(parts: Parts, boot: Boot, leg: Leg) -> Portal:
+    """Return where a boot's export is served, to its node's address only."""
+    return Portal(
+        id=boot.id,
+        address=gateway_address(boot),
+        port=iscsi_port(parts, boot),
+        namespace=leg.namespace,
+        peer=boot.attachment.ip,
+    )
+
+
 def seed_volume(boot: Boot) -> Volume:
     """Return the volume that holds a boot's seed."""
     return Volume(Kind.SEED, boot.id)
@@ -198,7 +209,7 @@ def apply_export(parts: Parts, id: UUID) -> Removal:
         leg = leg_of(parts, boot.attachment.network_id)
         _require_address(leg, boot)
         _take_over_disk(parts, boot)
-        portal = Portal(id, gateway_address(boot), iscsi_port(parts, boot), leg.namespace)
+        portal = portal_of(parts, boot, leg)
         target.serve(portal, [export_of(parts, boot)])
         # Nothing else belongs on its server.
         strangers = [found.iqn for found in target.exports(id) if found.iqn != iqn(parts, boot)]

@@ -19,6 +19,8 @@ class Portal:
     port: int
     namespace: str | None = None
     """Network namespace in which the address lives; the host's own if None."""
+    peer: IPv4Address | None = None
+    """The only address that is let through to it, whatever names and secrets others know; anyone's if None."""
 
     def __str__(self) -> str:
         return f"{self.address}:{self.port}"
@@ -82,7 +84,8 @@ class Target(Protocol):
         initiator that comes back must never be told that its target does not exist. So pass every export that
         belongs on the portal. Exports that are there and not named stay; one that is there in another form is
         made anew. One that cannot be served does not keep the others from it, and raises after that. A server
-        that hangs is ended and started anew.
+        that hangs is ended and started anew. Whoever is not the portal's peer is kept out before the server
+        listens, and from then on even if he was connected.
 
         Raises:
             PortTaken: Another program listens on the portal's address.

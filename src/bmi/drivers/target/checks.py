@@ -36,6 +36,8 @@ def check_portal(portal: Portal) -> None:
         raise _refusal(f"portal {portal}", f"{portal.port} is no TCP port")
     if portal.namespace is not None and not _NAMESPACE.fullmatch(portal.namespace):
         raise _refusal(f"portal {portal}", f"{portal.namespace!r} is no name of a network namespace")
+    if portal.peer is not None and portal.namespace is None:
+        raise _refusal(f"portal {portal}", "a peer of its own takes a network namespace of its own")
 
 
 def check_exports(exports: Sequence[Export]) -> None:

@@ -42,6 +42,7 @@ class _Server(BaseModel):
     address: IPv4Address
     port: int
     namespace: str | None
+    peer: IPv4Address | None = None
     exports: dict[str, _Export] = {}
     last_session: int = 0
     hangs: bool = False
@@ -160,6 +161,11 @@ class MemoryTarget:
             export.sessions.append(_Session(initiator=who, address=address, id=server.last_session))
             return Session(iqn, who, address, server.last_session)
 
+    def lets_through(self, portal: UUID, address: IPv4Address) -> bool:
+        """Say whether somebody who comes from an address gets to a portal's server."""
+        with self._changing() as state:
+            return state.servers[portal].peer in (None, address)
+
     def kill(self, portal: UUID) -> None:
         """End a portal's server as a crash would, and tell those who asked."""
         with self._changing() as state:
@@ -217,7 +223,7 @@ def _start(state: _State, portal: Portal) -> _Server:
     if server is None or server.namespace != portal.namespace:
         server = _Server(address=portal.address, port=portal.port, namespace=portal.namespace)
         state.servers[portal.id] = server
-    server.address, server.port = portal.address, portal.port
+    server.address, server.port, server.peer = portal.address, portal.port, portal.peer
     return server
 
 

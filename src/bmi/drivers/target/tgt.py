@@ -12,6 +12,9 @@ What initiators get: LUNs with write-back caching (the WCE bit is set), whose SY
 and writes after the initiator cleared WCE end in an fdatasync of the file, or in a flush of librbd's cache. What
 tgtd acknowledged outlives it, flushed or not: it is in the kernel's page cache, or in Ceph, as long as the
 configuration says `rbd_cache_policy = writethrough`.
+tgtd lets in by name or by address, not by both. So it asks for the name, and the kernel for the address: see
+`bmi.drivers.target.peers`.
+
 Discovery is closed to everyone. A node that lost its power stays among the sessions until it comes back or TCP
 gives up: after some hours, or two minutes with a forwarder, which looks after it. tgtd could ask with NOP-In, but
 iPXE takes those for an error.
@@ -30,6 +33,7 @@ from pydantic import Field
 from bmi.drivers import Options, Outcome, Site, parse_options
 from bmi.drivers.target import Export, Portal, Removal, Session
 from bmi.drivers.target.checks import check_exports, check_portal
+from bmi.drivers.target.peers import let_only_the_peer_in
 from bmi.drivers.target.tgt_export import Filled, fill, served, take_apart
 from bmi.drivers.target.tgt_lock import PortalLocks
 from bmi.drivers.target.tgt_server import TgtServer
@@ -258,14 +262,16 @@ class TgtTarget:
         return False
 
     def _open(self, server: TgtServer, portal: Portal, *, forwarded: bool) -> bool:
-        """Let initiators reach a filled server; returns whether they could not before."""
+        """Let initiators reach a filled server, the right ones only; returns whether anything changed."""
         try:
-            return self._lead(server, portal) if forwarded else server.listen(portal)
+            guarded = let_only_the_peer_in(portal)
+            opened = self._lead(server, portal) if forwarded else server.listen(portal)
         except (PortTaken, TargetError):
             if server.never_listened():
                 self._end(server)
                 server.forget()
             raise
+        return guarded or opened
 
     def _lead(self, server: TgtServer, portal: Portal) -> bool:
         """Let a forwarder lead to a server; returns whether none did so far."""

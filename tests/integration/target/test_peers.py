@@ -1,0 +1,128 @@
+"""The kernel's filter before portals: who gets through, and what became of the table meanwhile."""
+
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from ipaddress import IPv4Address
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from nftables import Nftables
+
+from bmi import netns
+from bmi.drivers import Outcome, Site
+from bmi.drivers.target import Export, Portal
+from bmi.drivers.target.peers import let_only_the_peer_in
+from bmi.drivers.target.tgt import TgtTarget
+from bmi.errors import LegError
+from bmi.ids import new_id
+from tests.iscsi import make_export
+from tests.legs import LEG, NODE, STRANGER, Wire, wired
+
+PEER, OTHER = IPv4Address(NODE), IPv4Address(STRANGER)
+NOBODY_ANSWERS = 1.0  # seconds
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    with wired() as made:
+        yield made
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Iterator[TgtTarget]:
+    driver = TgtTarget({}, Site(tmp_path / "state", "0a1b2c3d"))
+    yield driver
+    for portal in driver.portals():
+        driver.stop(portal)
+    driver.close()
+
+
+@pytest.fixture
+def export(tmp_path: Path) -> Export:
+    return make_export(tmp_path, "a")
+
+
+def connects(wire: Wire, portal: Portal, source: IPv4Address) -> bool:
+    with netns.socket_inside(wire.nodes, socket.AF_INET, socket.SOCK_STREAM) as node:
+        node.bind((str(source), 0))
+        node.settimeout(NOBODY_ANSWERS)
+        try:
+            node.connect((str(LEG), portal.port))
+        except TimeoutError:
+            return False
+        return True
+
+
+def nft(wire: Wire, command: str) -> str:
+    status, listed, complaint = netns.call_inside(wire.leg, lambda: Nftables().cmd(command))
+    assert status == 0, complaint
+    return str(listed)
+
+
+def test_a_stolen_secret_is_of_no_use_elsewhere(wire: Wire, target: TgtTarget, export: Export) -> None:
+    """Name, secret and port are all right; the address is not."""
+    portal = replace(wire.portal(), peer=PEER)
+    target.serve(portal, [export])
+    assert wire.initiator(portal, export).size(1) > 0
+
+    target.serve(replace(portal, peer=OTHER), [export])
+    assert connects(wire, portal, OTHER)
+    assert not connects(wire, portal, PEER)
+
+
+def test_who_is_connected_when_the_peer_changes_is_cut_off(
+    wire: Wire, target: TgtTarget, export: Export
+) -> None:
+    portal = replace(wire.portal(), peer=PEER)
+    target.serve(portal, [export])
+    with wire.connection(portal, export) as node:
+        node.write(0, bytes(512))
+        target.serve(replace(portal, peer=OTHER), [export])
+        with ThreadPoolExecutor(1) as thread:
+            written = thread.submit(node.write, 0, bytes(512))
+            with pytest.raises(TimeoutError):
+                written.result(timeout=NOBODY_ANSWERS)
+            target.serve(portal, [export])  # and goes on when it is let through again
+            written.result(timeout=30)
+
+
+@pytest.mark.parametrize(
+    "what", ["flush ruleset", "flush chain inet bmi input", "flush set inet bmi guarded"]
+)
+def test_a_filter_that_somebody_emptied_is_mended(
+    wire: Wire, target: TgtTarget, export: Export, what: str
+) -> None:
+    portal = replace(wire.portal(), peer=PEER)
+    target.serve(portal, [export])
+    nft(wire, what)
+    assert connects(wire, portal, OTHER)
+    assert target.serve(portal, [export]) is Outcome.DONE
+    assert not connects(wire, portal, OTHER)
+    assert connects(wire, portal, PEER)
+
+
+def test_other_tables_of_the_namespace_are_left_alone(wire: Wire) -> None:
+    nft(wire, "add table ip site")
+    let_only_the_peer_in(replace(wire.portal(), peer=PEER))
+    assert "table ip site" in nft(wire, "list ruleset")
+
+
+def test_many_portals_at_once_get_each_its_own_peer(wire: Wire) -> None:
+    portals = [
+        Portal(new_id(), LEG, 3260 + number, wire.leg, IPv4Address("10.66.0.1") + number)
+        for number in range(200)
+    ]
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(let_only_the_peer_in, portals))
+        assert not any(threads.map(let_only_the_peer_in, portals))
+    assert nft(wire, "list ruleset").count("drop") == 1
+    assert nft(wire, "list ruleset").count("10.66.0.") == 200
+
+
+def test_a_namespace_that_is_not_there_is_named(wire: Wire) -> None:
+    gone = Portal(UUID(int=1), LEG, 3260, "bmit-gone", PEER)
+    with pytest.raises(LegError, match="bmit-gone"):
+        let_only_the_peer_in(gone)
