@@ -16,7 +16,7 @@ from bmi.drivers import Outcome, Site
 from bmi.drivers.target import Export, Portal
 from bmi.drivers.target.peers import let_only_the_peer_in
 from bmi.drivers.target.tgt import TgtTarget
-from bmi.errors import LegError
+from bmi.errors import TargetError
 from bmi.ids import new_id
 from tests.iscsi import make_export
 from tests.legs import LEG, NODE, STRANGER, Wire, wired
@@ -124,5 +124,5 @@ def test_many_portals_at_once_get_each_its_own_peer(wire: Wire) -> None:
 
 def test_a_namespace_that_is_not_there_is_named(wire: Wire) -> None:
     gone = Portal(UUID(int=1), LEG, 3260, "bmit-gone", PEER)
-    with pytest.raises(LegError, match="bmit-gone"):
+    with pytest.raises(TargetError, match="bmit-gone"):
         let_only_the_peer_in(gone)

@@ -17,7 +17,7 @@ from typing import Any
 
 from bmi import netns
 from bmi.drivers.target import Portal
-from bmi.errors import TargetError
+from bmi.errors import LegError, TargetError
 
 _TABLE = "inet bmi"
 
@@ -41,8 +41,7 @@ def let_only_the_peer_in(portal: Portal) -> bool:
         portal: Where. Without a peer everybody is let through; without a namespace nothing is done.
 
     Raises:
-        TargetError: The kernel does not take it.
-        LegError: There is no such namespace.
+        TargetError: The kernel does not take it, or there is no such namespace.
     """
     if portal.namespace is None:
         return False
@@ -111,7 +110,10 @@ def _run(namespace: str, commands: str) -> str:
         status, output, complaint = nft.cmd(commands)
         return int(status), output, complaint
 
-    status, output, complaint = netns.call_inside(namespace, call)
+    try:
+        status, output, complaint = netns.call_inside(namespace, call)
+    except LegError as error:
+        raise TargetError(error.message, next_step=error.next_step) from error
     if status:
         raise TargetError(
             f"the kernel's packet filter in namespace {namespace} does not take a rule: {complaint.strip()}",
