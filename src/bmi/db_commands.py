@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from bmi import schema
+from bmi.audit import service as audit
 from bmi.cli import apps, output
 from bmi.db import Db
 from bmi.errors import ImportRefused, SettingsInvalid
@@ -33,6 +34,7 @@ def upgrade(config: Config = None) -> None:
         if not done.steps:
             typer.echo(f"{db.name} has schema {done.before.needed} already; nothing was done")
             return
+        audit.write_local(db, "db.upgrade", f"schema {done.before.found or 'none'} -> {done.before.needed}")
         for step in done.steps:
             typer.echo(step)
         typer.echo(f"{db.name}: schema {done.before.found or 'none'} -> {done.before.needed}{done.remark}")
@@ -83,6 +85,8 @@ def import_legacy(
     with _database(config) as db:
         schema.require(db)
         plan = take_over(db, file, uid=uid, snapshot_name=snapshot_name, dry_run=dry_run)
+        if not dry_run and not plan.of("conflict"):
+            audit.write_local(db, "db.import-legacy", f"{file.name}: {len(plan.of('make'))} rows")
     _show(plan)
     counts = ", ".join(f"{words}: {len(plan.of(what))}" for what, words in _COUNTED.items())
     if conflicts := plan.of("conflict"):
@@ -91,6 +95,18 @@ def import_legacy(
             next_step="see the remarks of each conflict in the list",
         )
     typer.echo(f"{'would be made' if dry_run else 'made'}: {len(plan.of('make'))}, {counts}")
+
+
+@app.command("prune-audit")
+def prune_audit(
+    days: Annotated[int, typer.Argument(help="Remove lines of the audit trail older than this; 30 at least.")],
+    config: Config = None,
+) -> None:
+    """Remove old lines of the audit trail; that it was done stays in it. The service may run meanwhile."""
+    with _database(config) as db:
+        schema.require(db)
+        removed, before = audit.prune(db, days)
+    typer.echo(f"{removed} lines from before {before:%Y-%m-%d %H:%M:%S} UTC were removed")
 
 
 @contextmanager

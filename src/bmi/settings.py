@@ -35,6 +35,8 @@ class Api(Section):
 
     host: str = "127.0.0.1"
     port: int = Field(6230, ge=1, le=65535)
+    trusted_proxies: list[IPv4Network | IPv6Network] = []
+    """Networks of proxies in front of the API: from these alone X-Forwarded-For is taken for who asks."""
 
 
 class Database(Section):
