@@ -29,7 +29,7 @@ _COUNTED: dict[What, str] = {"there": "there already", "left out": "left out"}
 @app.command()
 def upgrade(config: Config = None) -> None:
     """Give the database the tables that this release needs; all services that use it must be stopped."""
-    with _database(config) as db:
+    with open_database(config) as db:
         done = schema.upgrade(db)
         if not done.steps:
             typer.echo(f"{db.name} has schema {done.before.needed} already; nothing was done")
@@ -45,7 +45,7 @@ def current(
     config: Config = None, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
 ) -> None:
     """Show which tables the database has, and which ones this release needs."""
-    with _database(config) as db:
+    with open_database(config) as db:
         found = schema.look(db)
         if as_json:
             values = {
@@ -64,7 +64,7 @@ def current(
 @app.command()
 def check(config: Config = None) -> None:
     """Say whether this release can use the database as it is: exit status 0 if so, 1 if not."""
-    with _database(config) as db:
+    with open_database(config) as db:
         schema.require(db)
         typer.echo(f"{db.name} has schema {schema.look(db).needed}, as this release needs")
 
@@ -82,7 +82,7 @@ def import_legacy(
     ] = False,
 ) -> None:
     """Take over projects, images, snapshots and disks of the original BMI; Ceph is not touched."""
-    with _database(config) as db:
+    with open_database(config) as db:
         schema.require(db)
         plan = take_over(db, file, uid=uid, snapshot_name=snapshot_name, dry_run=dry_run)
         if not dry_run and not plan.of("conflict"):
@@ -103,14 +103,15 @@ def prune_audit(
     config: Config = None,
 ) -> None:
     """Remove old lines of the audit trail; that it was done stays in it. The service may run meanwhile."""
-    with _database(config) as db:
+    with open_database(config) as db:
         schema.require(db)
         removed, before = audit.prune(db, days)
     typer.echo(f"{removed} lines from before {before:%Y-%m-%d %H:%M:%S} UTC were removed")
 
 
 @contextmanager
-def _database(config: Path | None) -> Iterator[Db]:
+def open_database(config: Path | None) -> Iterator[Db]:
+    """Open the database that the settings name, for a command."""
     settings = load_settings(config)
     db = Db(settings.database_url, command=True)
     if db.sqlite and not settings.state_dir.is_dir() and settings.database.url is None:

@@ -185,6 +185,11 @@ class Settings(BaseSettings):
         return self.intake.spool or self.state_dir / "spool"
 
     @property
+    def vault_file(self) -> Path:
+        """File of the keys that secrets in the database are sealed with."""
+        return self.key_file or self.state_dir / "secret.key"
+
+    @property
     def database_url(self) -> str:
         """SQLAlchemy URL of the database in use."""
         return self.database.url or f"sqlite:///{self.state_dir / 'bmi.db'}"

@@ -88,10 +88,9 @@ class AuditMiddleware:
                 return
         elif method in _READING:
             return
-        route = getattr(scope.get("route"), "path", None) or "no such route"
         entry = audit.line(
             trail,
-            route=f"{method} {route}",
+            route=f"{method} {_route(scope)}",
             path=", ".join(f"{name} {value}" for name, value in scope.get("path_params", {}).items()),
             address=address,
             status=status,
@@ -154,6 +153,14 @@ def _instead(error: Exception, request: UUID) -> JSONResponse:
         headers={REQUEST_ID: str(request)},
         media_type="application/problem+json",
     )
+
+
+def _route(scope: Scope) -> str:
+    """Return the pattern of a request's path; a router knows it without its prefix."""
+    route: str = getattr(scope.get("route"), "path", "")
+    if not route:
+        return "no such route"
+    return f"/v1{route}" if scope["path"].startswith("/v1/") and not route.startswith("/v1/") else route
 
 
 def _within(address: str, networks: Networks) -> bool:

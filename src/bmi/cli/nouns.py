@@ -26,6 +26,7 @@ _HELP = {
     "worker": "Run a worker alone: it carries operations out.",
     "gateway": "Run a gateway alone: it serves disks and boots nodes.",
     "db": "The service's database: upgrade, check, import an old one.",
+    "secrets": "The keys of the secrets in the database: change them, check them.",
     "lab": "Run a virtual data centre to try things out in.",
 }
 
