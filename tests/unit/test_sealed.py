@@ -33,7 +33,7 @@ def test_everything_is_sealed_anew_in_batches_and_old_keys_can_go(
     site: Site, parts: Parts, api: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sealed, "BATCH", 2)
-    for number in range(5):
+    for number in range(1, 6):
         site.node(f"n{number}", number)
     with parts.db.write() as session:
         operation = Operation(
@@ -62,7 +62,7 @@ def test_everything_is_sealed_anew_in_batches_and_old_keys_can_go(
 
 def test_what_is_interrupted_goes_on(site: Site, parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sealed, "BATCH", 2)
-    for number in range(5):
+    for number in range(1, 6):
         site.node(f"n{number}", number)
     old, new = change_key(parts)
     real, calls = sealed._seal, 0
