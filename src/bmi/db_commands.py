@@ -99,7 +99,9 @@ def import_legacy(
 
 @app.command("prune-audit")
 def prune_audit(
-    days: Annotated[int, typer.Argument(help="Remove lines of the audit trail older than this; 30 at least.")],
+    days: Annotated[
+        int, typer.Argument(help="Remove lines of the audit trail older than this; 30 at least.")
+    ],
     config: Config = None,
 ) -> None:
     """Remove old lines of the audit trail; that it was done stays in it. The service may run meanwhile."""

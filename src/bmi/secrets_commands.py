@@ -46,9 +46,12 @@ def add_key(config: Config = None) -> None:
     """Add a new key, which opens and does not seal yet; then copy the file to all hosts."""
     with _opened(config) as (db, vault):
         keys = added(vault.keys())
-        write_local(db, "secrets.add-key", f"key {key_name(keys.sealing[-1])}")
+        name = key_name(keys.sealing[-1])
+        write_local(db, "secrets.add-key", f"key {name}")
         write_keys(vault.key_file, keys)
-    typer.echo(f"added key {key_name(keys.sealing[-1])} to {vault.key_file}; copy it to all hosts, then use-key {key_name(keys.sealing[-1])}")
+    typer.echo(
+        f"added key {name} to {vault.key_file}; copy it to all hosts, then: bmi secrets use-key {name}"
+    )
 
 
 @app.command("use-key")

@@ -1,7 +1,7 @@
-"""Secrets that can be recognised are put wherever one can be given or is made; then everything written is searched.
+"""Secrets that can be recognised are put wherever one can be given or is made; then all that is written is searched.
 
-A service in a process of its own, with Open vSwitch, tgtd, dnsmasq and the storage `local`, works with them in every
-way that goes wrong too. What is found where it may not be is a leak. `pytest -s` prints the places searched.
+A service in a process of its own, with Open vSwitch, tgtd, dnsmasq and the storage `local`, works with them, also
+in ways that go wrong. What is found where it may not be is a leak. `pytest -s` prints the places searched.
 """
 
 import base64
@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -43,11 +43,15 @@ pytestmark = [
 BIGGEST = 64 << 20  # bytes of a file that are searched; sparse pools are bigger
 
 MAY_HOLD: dict[tuple[str, str], str] = {
-    ("admin-token", "*/state/admin.token"): "the first admin's token, for whoever may read the service's files",
+    (
+        "admin-token",
+        "*/state/admin.token",
+    ): "the first admin's token, for whoever may read the service's files",
     ("vault-key", "*/state/secret.key"): "the key file itself",
     ("database-password", "*/bmi.toml"): "the settings that name it",
     ("database-password", "*/pg/pgpass"): "the lab's own note of it",
     ("user-data", "*/state/bmi.db*"): "what a node is to run is data that the service has to keep",
+    ("user-data", "*/pg/data/*"): "the same, on PostgreSQL",
     ("user-data", "*/state/pool/*"): "seeds, which the nodes read",
     ("user-data", "*/state/*.img"): "the file system of seeds",
     ("boot-token", "*/state/pool/*"): "seeds: whereby the node reports",
@@ -70,10 +74,14 @@ class Searched:
     secrets: dict[str, str]
     places: dict[str, int] = field(default_factory=dict)
     leaks: set[str] = field(default_factory=set)
+    held: set[str] = field(default_factory=set)
+    """Secrets found where they have to be."""
 
     def text(self, place: str, content: bytes, *, allowed: frozenset[str] = frozenset()) -> set[str]:
         self.places[place] = self.places.get(place, 0) + 1
-        found = {name for name, secret in self.secrets.items() if any(form in content for form in _forms(secret))}
+        found = {
+            name for name, secret in self.secrets.items() if any(form in content for form in _forms(secret))
+        }
         self.leaks |= {f"{name} in {place}" for name in found - allowed}
         return found
 
@@ -91,6 +99,8 @@ class Searched:
                     self.leaks.add(f"{name} in {path}")
                 elif _others_can_read(path):
                     self.leaks.add(f"{name} in {path}, which others can read")
+                else:
+                    self.held.add(f"{name} in {path}")
 
 
 def _forms(secret: str) -> list[bytes]:
@@ -267,14 +277,16 @@ def _made_secrets(service: Service) -> None:
         db.close()
 
 
-def _work(service: Service) -> None:
-    """Do what a day brings, and what goes wrong on it."""
+def _work(service: Service, look: Callable[[], None]) -> None:
+    """Do what a day brings, and what goes wrong on it; look at what is written while a node is active."""
     ask, secrets = service.ask, service.secrets
     ask("POST", "projects", json={"name": "red"})
     made = ask("POST", "tokens", json={"name": "m", "role": "manager", "project": "red"}).json()
     service.answers.pop()  # the one answer that shows it
     member = secrets["api-token"] = made["secret"]
-    for number, (driver, address) in enumerate((("memory", "bmc-1"), ("memory", "bmc-dead"), ("redfish", "")), 1):
+    for number, (driver, address) in enumerate(
+        (("memory", "bmc-1"), ("memory", "bmc-dead"), ("redfish", "")), 1
+    ):
         node = service.nodes[number - 1]
         name = "bmc-password" if driver == "memory" else "other-bmc-password"
         bmc = {
@@ -295,6 +307,7 @@ def _work(service: Service) -> None:
     well = service.ended(ask("POST", "nodes/n1/provision", json={**body, "until": "power"}, token=member))
     assert well["state"] == "succeeded", well
     _made_secrets(service)
+    look()
     ask("GET", "nodes/n3/power")
     ask("POST", "nodes/n3/power", json={"action": "on"})
     ask("GET", "doctor")
@@ -314,13 +327,20 @@ def _work(service: Service) -> None:
     assert ended["state"] == "succeeded", ended
 
 
-def _search(service: Service, watch: ProcessWatch, since: float) -> Searched:
-    found = Searched(service.secrets)
+def _search(service: Service, watch: ProcessWatch, found: Searched) -> None:
     for where, content in service.answers:
-        found.text("answers, good and bad", content)
-        if found.leaks and not any("answer" in leak and where in leak for leak in found.leaks):
-            continue
-    for path in ("nodes", "operations", "audit", "tokens", "projects", "images", "networks", "disks", "doctor"):
+        found.text(f"answer of {where.partition(' ')[0]}", content)
+    for path in (
+        "nodes",
+        "operations",
+        "audit",
+        "tokens",
+        "projects",
+        "images",
+        "networks",
+        "disks",
+        "doctor",
+    ):
         found.text(f"API: /v1/{path}", service.ask("GET", path).content)
     for node in ("n1", "n2", "n3"):
         found.text("API: events of nodes", service.ask("GET", f"nodes/{node}/events").content)
@@ -331,6 +351,10 @@ def _search(service: Service, watch: ProcessWatch, since: float) -> Searched:
         for content in contents:
             found.text(f"/proc/*/{what}", content)
     found.text("the service's log", service.log.read_bytes())
+    _search_rows(service, found)
+
+
+def _search_files(service: Service, since: float, found: Searched) -> None:
     for path in service.folder.rglob("*"):
         if path.is_file() and not path.is_symlink():
             found.file(f"{service.folder.name}/{path.relative_to(service.folder).parts[0]}", path)
@@ -343,8 +367,6 @@ def _search(service: Service, watch: ProcessWatch, since: float) -> Searched:
                     found.file(f"{folder}, changed since", path)
             except OSError:
                 continue
-    _search_rows(service, found)
-    return found
 
 
 def _search_rows(service: Service, found: Searched) -> None:
@@ -365,17 +387,20 @@ def _search_rows(service: Service, found: Searched) -> None:
 
 def test_no_secret_is_anywhere_but_where_it_has_to_be(service: Service) -> None:
     since = time.time()
-    watch = ProcessWatch()
+    found, watch = Searched(service.secrets), ProcessWatch()
     watch.start()
     try:
-        _work(service)
+        _work(service, lambda: _search_files(service, since, found))
     finally:
         watch.stop()
-    found = _search(service, watch, since)
+    _search(service, watch, found)
+    _search_files(service, since, found)
     print(f"\nsecrets: {', '.join(sorted(service.secrets))}")
     print(f"processes seen: {len(watch.processes)}")
     for place, count in sorted(found.places.items()):
         print(f"searched {count:5} x {place}")
+    for line in sorted(found.held):
+        print(f"held, as it has to be: {line}")
     assert {"chap", "boot-token", "api-token", "admin-token", "vault-key"} <= set(service.secrets)
     assert found.leaks == set()
 

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bmi.audit import service as audit
 from bmi.audit import trail as trails
+from bmi.audit.models import Audit
 from bmi.db import Db
 from bmi.errors import AuditFailed
 from bmi.ids import new_id
@@ -55,10 +56,15 @@ class AuditMiddleware:
             if replaced:
                 return
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), (REQUEST_ID.encode(), str(request).encode())]
+                message["headers"] = [
+                    *message.get("headers", ()),
+                    (REQUEST_ID.encode(), str(request).encode()),
+                ]
                 written = True
                 try:
-                    await self._write(scope, trail, request, message["status"], Headers(raw=message["headers"]))
+                    await self._write(
+                        scope, trail, request, message["status"], Headers(raw=message["headers"])
+                    )
                 except Exception as error:
                     log.exception("request %s: its line of the audit trail could not be written", request)
                     replaced = True
@@ -99,7 +105,7 @@ class AuditMiddleware:
         )
         await run_in_threadpool(self._add, entry)
 
-    def _add(self, entry: audit.Audit) -> None:
+    def _add(self, entry: Audit) -> None:
         # It is based on nothing that was read, so it waits for no other writer.
         with self._db.write(alone=False) as session:
             session.add(entry)

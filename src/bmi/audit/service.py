@@ -69,9 +69,8 @@ def write_local(db: Db, action: str, thing: str) -> None:
 def views(session: Session, rows: Sequence[Audit]) -> list[AuditEntry]:
     """Return lines as they go over the wire."""
     wanted = {row.project_id for row in rows if row.project_id}
-    names = {
-        id: name for id, name in session.execute(select(Project.id, Project.name).where(Project.id.in_(wanted)))
-    }
+    query = select(Project.id, Project.name).where(Project.id.in_(wanted))
+    names = {row.id: row.name for row in session.execute(query)}
     return [
         AuditEntry(
             id=row.id,
@@ -141,7 +140,7 @@ def _user() -> str:
 
 
 def _main(notes: Sequence[Note], outcome: Outcome) -> Note | None:
-    """Return what the request was about: the question that was refused, else the first that is not about reading."""
+    """Return what the request was about: the refused question, else the first that is not about reading."""
     if outcome is Outcome.REFUSED:
         return notes[-1] if notes else None
     changing = (note for note in notes if not note.action.endswith(".read"))

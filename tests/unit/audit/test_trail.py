@@ -158,7 +158,11 @@ def test_old_lines_are_removed_in_one_deliberate_way_which_stays_in_the_trail(
     assert removed == 3
     assert [line["action"] for line in lines(site.api)] == ["project.write", "audit.prune"]
     assert lines(site.api)[-1]["caller"].startswith("local user ")
-    for statement in ("DELETE FROM audit", "DELETE FROM audit_retention", "UPDATE audit_retention SET at = at"):
+    for statement in (
+        "DELETE FROM audit",
+        "DELETE FROM audit_retention",
+        "UPDATE audit_retention SET at = at",
+    ):
         with pytest.raises(DBAPIError, match="append-only"), parts.db.write() as session:
             session.execute(text(statement))
 

@@ -46,8 +46,7 @@ def upgrade() -> None:
 def _sqlite(name: str, event: str, table: str, when: str = "") -> str:
     condition = f" WHEN {when}" if when else ""
     return (
-        f"CREATE TRIGGER {name} BEFORE {event} ON {table}{condition}"
-        f" BEGIN SELECT RAISE(ABORT, '{_WHY}'); END"
+        f"CREATE TRIGGER {name} BEFORE {event} ON {table}{condition} BEGIN SELECT RAISE(ABORT, '{_WHY}'); END"
     )
 
 
