@@ -1,4 +1,4 @@
-"""Secrets that can be recognised are put wherever one can be given or is made; then all that is written is searched.
+"""Secrets that can be recognised are put wherever one can be given or is made; then all that is written is read.
 
 A service in a process of its own, with Open vSwitch, tgtd, dnsmasq and the storage `local`, works with them, also
 in ways that go wrong. What is found where it may not be is a leak. `pytest -s` prints the places searched.

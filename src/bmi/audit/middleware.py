@@ -45,6 +45,7 @@ class AuditMiddleware:
         self._refusals = _Refusals()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, and write its line."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
