@@ -8,12 +8,12 @@ While it answers, `authorize` refuses every action that was not declared: so the
 route, and the table in docs/access-rules.md can be made from it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import Depends
-from fastapi.routing import APIRoute
+from fastapi.routing import iter_route_contexts
 from starlette.routing import BaseRoute
 
 from bmi.access.policy import Action, declare
@@ -54,31 +54,24 @@ KNOWN = Depends(Rule())
 """Declares that a route answers whoever has a token, with what is his anyway."""
 
 
-def rule_of(route: APIRoute) -> Rule:
-    """Return the rule that a route declares.
-
-    Raises:
-        AssertionError: It declares none, or several.
-    """
-    found = [needed.dependency for needed in route.dependencies if isinstance(needed.dependency, Rule)]
-    if len(found) != 1:
-        raise AssertionError(
-            f"route {sorted(route.methods)} {route.path} declares {len(found)} rules; "
-            "declare one: dependencies=[asks(Action...)], KNOWN or PUBLIC"
-        )
-    return found[0]
-
-
-def rules(routes: Iterable[BaseRoute]) -> dict[tuple[str, str], Rule]:
+def rules(routes: Sequence[BaseRoute]) -> dict[tuple[str, str], Rule]:
     """Return the rule of every route, by method and path.
 
     Raises:
-        AssertionError: A route declares none, or is of a kind that cannot.
+        RuntimeError: A route declares none, or several, or is of a kind that cannot.
     """
     found: dict[tuple[str, str], Rule] = {}
-    for route in routes:
-        if not isinstance(route, APIRoute):
-            raise AssertionError(f"{route} cannot declare a rule; mount it as a route of the API")
-        for method in route.methods:
-            found[method, route.path] = rule_of(route)
+    for route in iter_route_contexts(routes):
+        declared = [
+            needed.dependency
+            for needed in getattr(route, "dependencies", None) or ()
+            if isinstance(needed.dependency, Rule)
+        ]
+        if len(declared) != 1:
+            raise RuntimeError(
+                f"route {route.path} declares {len(declared)} rules; "
+                "declare one: dependencies=[asks(Action...)], KNOWN or PUBLIC"
+            )
+        for method in route.methods or ():
+            found[method, str(route.path)] = declared[0]
     return found
