@@ -4,6 +4,7 @@ An error is its own documentation: the class says what kind of failure it is, `c
 releases, the message names the thing and the cause, `next_step` says what to do about it.
 """
 
+import math
 from typing import ClassVar
 
 OUTAGE = 900.0
@@ -92,6 +93,18 @@ class QuotaExceeded(BmiError):
 
     code = "quota-exceeded"
     status = 409
+
+
+class TooManyAttempts(BmiError):
+    """Somebody failed too often to show who he is."""
+
+    code = "too-many-attempts"
+    status = 429
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        self.retry_after = max(1, math.ceil(retry_after))
+        """Seconds."""
+        super().__init__(message, next_step=f"try again in {self.retry_after} s")
 
 
 # --- what the parts underneath report --------------------------------------------------------------------

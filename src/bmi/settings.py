@@ -35,6 +35,23 @@ class Api(Section):
 
     host: str = "127.0.0.1"
     port: int = Field(6230, ge=1, le=65535)
+    proxies: list[str] = ["127.0.0.1"]
+    """Addresses of proxies before it, which are believed where a request comes from (X-Forwarded-For)."""
+
+
+class Access(Section):
+    """How long people stay logged in, and how often they may mistype."""
+
+    session_idle: float = Field(28800, ge=60)
+    """Seconds after which a session ends that is not used."""
+    session_limit: float = Field(604800, ge=60)
+    """Seconds after which a session ends."""
+    attempts: int = Field(10, ge=1)
+    """Log-ins under one name that may fail in a row."""
+    address_attempts: int = Field(50, ge=1)
+    """The same from one address; and wrong tokens, in each process of the API."""
+    pause: float = Field(30, gt=0)
+    """Seconds after which each of them is forgotten, one after the other."""
 
 
 class Database(Section):
@@ -141,6 +158,7 @@ class Settings(BaseSettings):
     cache_dir: Path = Path("/var/cache/bmi")
     """What can be made again: built images, packages."""
     api: Api = Api()
+    access: Access = Access()
     database: Database = Database()
     storage: Driver = Driver(driver="local")
     target: Driver = Driver(driver="tgt")

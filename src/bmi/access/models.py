@@ -3,7 +3,7 @@
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import BigInteger, ForeignKey
+from sqlalchemy import BigInteger, ForeignKey, Index, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from bmi.api.access import Role
@@ -32,12 +32,81 @@ class Project(Table):
     max_disk_bytes: Mapped[int | None] = mapped_column(BigInteger)
 
 
+class User(Table):
+    """A person who logs in with a password."""
+
+    __tablename__ = "users"
+
+    name: Mapped[str] = mapped_column(unique=True)
+    password: Mapped[str]
+    """Its argon2id hash."""
+    admin: Mapped[bool]
+    disabled: Mapped[bool] = mapped_column(default=False)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class Membership(Table):
+    """What a user may do in a project."""
+
+    __tablename__ = "memberships"
+    __table_args__ = (UniqueConstraint("user_id", "project_id"),)
+
+    user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    project_id: Mapped[UUID] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"), index=True)
+    role: Mapped[Role]
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+    user: Mapped[User] = relationship(lazy="joined")
+    project: Mapped[Project] = relationship(lazy="joined")
+
+
+class LogIn(Table):
+    """A session: what a user has after he has given his password. Only a digest of the secret is kept."""
+
+    __tablename__ = "sessions"
+
+    user_id: Mapped[UUID] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
+    digest: Mapped[str] = mapped_column(unique=True)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+    used_at: Mapped[datetime] = mapped_column(default=now)
+    """When it was used last, to about a minute."""
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+
+    user: Mapped[User] = relationship(lazy="joined")
+
+
+class Attempts(Table):
+    """How often somebody has just tried to log in; see `bmi.access.throttle`."""
+
+    __tablename__ = "log_in_attempts"
+
+    key: Mapped[str] = mapped_column(unique=True)
+    """Digest of an address or of a user's name: people also type passwords where the name belongs."""
+    free_at: Mapped[datetime] = mapped_column(index=True)
+    """When the last of them will be forgotten."""
+
+
+_WITHOUT_USER = text("user_id IS NULL")
+
+
 class Token(Table):
     """An API key. Only a digest of the secret is kept."""
 
     __tablename__ = "tokens"
+    __table_args__ = (
+        UniqueConstraint("user_id", "name"),
+        Index(
+            "uq_tokens_service_name",
+            "name",
+            unique=True,
+            sqlite_where=_WITHOUT_USER,
+            postgresql_where=_WITHOUT_USER,
+        ),
+    )
 
-    name: Mapped[str] = mapped_column(unique=True)
+    name: Mapped[str]
+    user_id: Mapped[UUID | None] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    """Whose it is; None for a service's."""
     digest: Mapped[str] = mapped_column(unique=True)
     role: Mapped[Role]
     project_id: Mapped[UUID | None] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"))
@@ -45,3 +114,4 @@ class Token(Table):
     expires_at: Mapped[datetime | None]
 
     project: Mapped[Project | None] = relationship(lazy="joined")
+    user: Mapped[User | None] = relationship(lazy="joined")

@@ -1,6 +1,7 @@
 """Who may do what: the one table of rules and the one function that every route goes through."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from uuid import UUID
 
@@ -13,6 +14,10 @@ class Action(StrEnum):
 
     PROJECT_READ = "project.read"
     PROJECT_WRITE = "project.write"
+    MEMBERSHIP_READ = "membership.read"
+    MEMBERSHIP_WRITE = "membership.write"
+    USER_READ = "user.read"
+    USER_WRITE = "user.write"
     TOKEN_READ = "token.read"  # noqa: S105
     TOKEN_WRITE = "token.write"  # noqa: S105
     NODE_READ = "node.read"
@@ -39,6 +44,10 @@ class Action(StrEnum):
 LEAST_ROLE: dict[Action, Role] = {
     Action.PROJECT_READ: Role.VIEWER,
     Action.PROJECT_WRITE: Role.ADMIN,
+    Action.MEMBERSHIP_READ: Role.VIEWER,
+    Action.MEMBERSHIP_WRITE: Role.MANAGER,
+    Action.USER_READ: Role.ADMIN,
+    Action.USER_WRITE: Role.ADMIN,
     Action.TOKEN_READ: Role.MANAGER,
     Action.TOKEN_WRITE: Role.MANAGER,
     Action.NODE_READ: Role.VIEWER,
@@ -79,15 +88,33 @@ OFFERED = {Action.IMAGE_READ}
 class Caller:
     """Who asks."""
 
-    token: str
-    role: Role
-    project: UUID | None
-    """The project that the token is good for; None for an admin's."""
+    name: str
+    """What the history calls him: a user, USER/TOKEN, or a service's token."""
+    admin: bool = False
+    """Whether he may do everything everywhere."""
+    roles: Mapping[UUID, Role] = field(default_factory=dict)
+    """What he may do in which project; a token of a user is good for one of his."""
+    user: UUID | None = None
+    """The user behind; None for a service's token."""
+    token: UUID | None = None
+    """The token that the request carries; None in a session."""
+    session: UUID | None = None
+    """The session that the request is part of."""
 
     @property
-    def admin(self) -> bool:
-        """Whether the caller may do everything everywhere."""
-        return self.role is Role.ADMIN
+    def project(self) -> UUID | None:
+        """The only project that he belongs to; None if there are several, or none."""
+        return next(iter(self.roles)) if len(self.roles) == 1 else None
+
+    @property
+    def highest(self) -> Role | None:
+        """The highest of his roles, which counts for what belongs to no project; None if he has none."""
+        return max(self.roles.values(), key=_RANK.__getitem__, default=None)
+
+
+def least_of(role: Role, other: Role) -> Role:
+    """Return the lower one of two roles."""
+    return min(role, other, key=_RANK.__getitem__)
 
 
 def authorize(
@@ -108,15 +135,20 @@ def authorize(
     """
     if caller.admin:
         return
-    free = project is None and action in READABLE_BY_ALL | USABLE_BY_ALL
-    free = free or (offered and action in OFFERED)
-    if not free and project != caller.project:
-        raise unknown(thing)
     least = LEAST_ROLE[action]
-    if _RANK[caller.role] < _RANK[least]:
+    role = caller.roles.get(project) if project else None
+    free = project is None and action in READABLE_BY_ALL | USABLE_BY_ALL
+    if role is None and (free or (offered and action in OFFERED)):
+        role = caller.highest
+    # That there is a system, which has admins, is no secret.
+    if role is None and not (project is None and least is Role.ADMIN):
+        raise unknown(thing)
+    if role is None or _RANK[role] < _RANK[least]:
         raise NotAllowed(
-            f"{action} on {thing} needs the role {least}, token {caller.token} has {caller.role}",
-            next_step=f"ask for a token with the role {least}",
+            f"{action} on {thing} needs the role {least}, {caller.name} has {role or caller.highest or 'none'}",
+            next_step="ask an admin"
+            if least is Role.ADMIN
+            else f"ask a manager of the project for the role {least}",
         )
 
 

@@ -116,7 +116,7 @@ def list_node_events(service: TheService, who: Who, node: str, paging: Pages) ->
         row = find_owned(session, who, Node, node, Action.NODE_READ, project=None)
         query = select(Event).where(Event.node_id == row.id)
         if not who.admin:
-            query = query.where(Event.project_id == who.project)
+            query = query.where(Event.project_id.in_(who.roles))
         rows, following = page(session, query, Event, limit=paging.limit, cursor=paging.cursor)
         return Page(items=[view_event(event) for event in rows], next=following)
 

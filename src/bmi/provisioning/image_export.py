@@ -41,15 +41,17 @@ def ask(
     """
     image = find_owned(session, caller, Image, ref, Action.IMAGE_EXPORT, project=project)
     require_ready(image)
-    owner = image.project_id if caller.admin else caller.project
-    _refuse_many(session, parts, owner)
+    home = image.project_id
+    if home is None and not caller.admin:  # everybody's image: the export belongs to who asks for it
+        home = owner(session, caller, Action.IMAGE_EXPORT, project).id
+    _refuse_many(session, parts, home)
     asked = request.model_dump(mode="json") | {"image": str(image.id), "project": project}
     return ask_operation(
         session,
         caller,
         "image.export",
         f"image {image.name}",
-        project=owner,
+        project=home,
         request=asked,
         result={"image": image.name, "format": str(request.format)},
         asked=asked,

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 LATE = timedelta(minutes=15)
 """For how long after its end something that an operation gave up is looked for."""
 
-SYSTEM = Caller(token="convergence", role=Role.ADMIN, project=None)  # noqa: S106 - a name
+SYSTEM = Caller("convergence", admin=True)
 """Who asks for what nobody asked for."""
 
 
