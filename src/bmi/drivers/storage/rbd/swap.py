@@ -49,9 +49,10 @@ def roll_back(session: Session, disk: Volume, source: Volume, size: int) -> None
 
 def settle(session: Session, disk: Volume) -> None:
     """End what somebody began who died while he rolled a disk back: by finishing it, or by forgetting it."""
-    new, now = _id(session, next_name(disk)), _id(session, str(disk))
+    new = _id(session, next_name(disk))
     if new is None:
         return
+    now = _id(session, str(disk))
     if now == new:
         _settle_name(session, disk, new)
     elif now is None:
