@@ -6,6 +6,7 @@ import random
 import secrets
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -17,6 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
+from bmi import processes
 from bmi.drivers import Outcome, Site
 from bmi.drivers.storage import Backing
 from bmi.drivers.target import Export, Lun, Portal, Removal
@@ -250,6 +252,31 @@ def test_bmi_can_be_killed_anywhere(
         assert Initiator(portal, random.choice(exports)).inquire(1)
         if random.random() < 0.5:
             target.stop(portal.id)
+
+
+def test_a_tgtd_that_a_dead_bmi_had_just_started_is_replaced(
+    make_target: Callable[..., TgtTarget], portal: Portal, export: Export, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has no record, and answers only when the next BMI's own has begun to start."""
+    target = make_target()
+    target.serve(portal, [])
+    first = process(target, portal)
+    server = target._server(portal.id)
+    server._record.unlink()
+    pid, start, seen = TgtSocket.pid, processes.start, threading.Event()
+    monkeypatch.setattr(TgtSocket, "pid", lambda self: pid(self) if seen.is_set() else None)
+
+    def start_late(*args: Any, **kwargs: Any) -> Process:
+        try:
+            return start(*args, **kwargs)
+        finally:
+            seen.set()
+
+    monkeypatch.setattr(processes, "start", start_late)
+    assert target.serve(portal, [export]) is DONE
+    assert not first.alive()
+    assert Initiator(portal, export).inquire(1)
+    assert target.serve(portal, [export]) is ALREADY
 
 
 # --- what a crash of tgtd, or its hanging, does ----------------------------------------------------------

@@ -9,6 +9,7 @@ Or it stays where nobody looks, in the host's namespace, and a forwarder leads t
 
 import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from bmi import processes
@@ -28,9 +29,16 @@ _NOBODY = "127.127.127.127"
 """Where a server listens, on a free port, until it is filled, or for good if a forwarder leads to it: tgtd always
 listens somewhere, by default on every address. No initiator looks here, and nothing else of this host does."""
 
+_TAKEN = "another tgtd is using"
+"""What tgtd logs before it ends because another one has its management socket."""
+
 _START_DEADLINE = 10.0  # seconds; 20 ms on an idle machine
 _END_DEADLINE = 5.0  # seconds
 _POLL = 0.005  # seconds
+
+
+class _Taken(TargetError):
+    """Another tgtd has the portal's management socket."""
 
 
 class TgtServer:
@@ -91,25 +99,17 @@ class TgtServer:
             TargetError: It does not come up.
         """
         self.kill()  # one that is recorded and does not answer, or is about to be gone
-        offset = self.log.size()
-        # A socket's path has 107 bytes at the most (unix(7)): go by a short name in the folder.
-        # With images in Ceph an initiator can make tgtd abort: that must not fill the disk with core files.
-        command: list[str | Path] = ["prlimit", "--core=0", "env", "-C", self.folder, "tgtd"]
         try:
-            process = processes.start(
-                [*command, "-f", "-t", str(threads), "--iscsi", f"portal={_NOBODY}:0"],
-                record=self._record,
-                log=self.log.path,
-                namespace=namespace,
-                env={"TGT_IPC_SOCKET": NAME},
+            return self._start(namespace, threads)
+        except _Taken:  # a BMI that died had just started one, which nobody could see so far
+            _wait(
+                lambda: self.tgtd.pid() is not None,
+                deadline=_START_DEADLINE,
+                what=f"the tgtd that holds {self.folder} to answer",
+                next_step="serve the portal again",
             )
-            self._wait_until_ready(process, offset)
-        except CommandFailed as error:
-            raise TargetError(error.message, next_step=error.next_step) from error
-        except TargetError:
-            self.kill()
-            raise
-        return process
+        self.kill()
+        return self._start(namespace, threads)
 
     def is_inside(self, process: Process, namespace: str | None) -> bool:
         """Say whether the server is in a namespace, and not in an earlier one of the same name."""
@@ -203,43 +203,68 @@ class TgtServer:
 
     # --- starting ----------------------------------------------------------------------------------------
 
+    def _start(self, namespace: str | None, threads: int) -> Process:
+        offset = self.log.size()
+        # A socket's path has 107 bytes at the most (unix(7)): go by a short name in the folder.
+        # With images in Ceph an initiator can make tgtd abort: that must not fill the disk with core files.
+        command: list[str | Path] = ["prlimit", "--core=0", "env", "-C", self.folder, "tgtd"]
+        try:
+            process = processes.start(
+                [*command, "-f", "-t", str(threads), "--iscsi", f"portal={_NOBODY}:0"],
+                record=self._record,
+                log=self.log.path,
+                namespace=namespace,
+                env={"TGT_IPC_SOCKET": NAME},
+            )
+        except CommandFailed as error:
+            raise TargetError(error.message, next_step=error.next_step) from error
+        try:
+            self._wait_until_ready(process, offset)
+        except _Taken:  # it has ended, and the other one is not this call's to end
+            raise
+        except TargetError:
+            self.kill()
+            raise
+        return process
+
     def _wait_until_gone(self) -> None:
         """Wait until nobody listens any more: threads of a killed process hold its sockets after it is dead."""
-        try:
-            wait_until(
-                lambda: self.tgtd.pid() is None,
-                deadline=_END_DEADLINE,
-                what="the sockets of an ended tgtd to close",
-                next_step="its I/O hangs in the kernel: look into dmesg",
-                poll=_POLL,
-            )
-        except DeadlineExceeded as error:
-            raise TargetError(error.message, next_step=error.next_step) from error
+        _wait(
+            lambda: self.tgtd.pid() is None,
+            deadline=_END_DEADLINE,
+            what="the sockets of an ended tgtd to close",
+            next_step="its I/O hangs in the kernel: look into dmesg",
+        )
 
     def _wait_until_ready(self, process: Process, offset: int) -> None:
         def ready() -> bool:
             if not process.alive():
-                raise TargetError(
+                error = _Taken if _TAKEN in self.log.since(offset) else TargetError
+                raise error(
                     f"tgtd ended while it started: {self.log.end_since(offset)}",
                     next_step=f"mend what it complains about in {self.log.path}",
                 )
             return self.tgtd.pid() == process.pid
 
-        try:
-            wait_until(
-                ready,
-                deadline=_START_DEADLINE,
-                what="tgtd to answer",
-                next_step=f"look into {self.log.path}",
-                poll=_POLL,
-            )
-        except DeadlineExceeded as error:
-            raise TargetError(error.message, next_step=error.next_step) from error
+        _wait(
+            ready,
+            deadline=_START_DEADLINE,
+            what="tgtd to answer",
+            next_step=f"look into {self.log.path}",
+        )
         if not self.hidden():  # it falls back to every address of the host
             raise TargetError(
                 f"tgtd cannot listen on {_NOBODY}: {self.log.end_since(offset)}",
                 next_step="bring the loopback interface of the network namespace up",
             )
+
+
+def _wait(until: Callable[[], bool], *, deadline: float, what: str, next_step: str) -> None:
+    """Wait for something that a tgtd does; a deadline that passes is the target's error."""
+    try:
+        wait_until(until, deadline=deadline, what=what, next_step=next_step, poll=_POLL)
+    except DeadlineExceeded as error:
+        raise TargetError(error.message, next_step=error.next_step) from error
 
 
 def _no_portal(portal: Portal, logged: str) -> TargetError | PortTaken:
