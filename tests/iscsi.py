@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
 
+from bmi import netns
 from bmi.drivers.storage import Backing
 from bmi.drivers.target import Export, Lun, Portal
 from bmi.ids import new_id
@@ -17,6 +18,7 @@ from bmi.run import inside, run
 from tests.rbd_images import Images
 
 MIB = 1 << 20
+DROPPED = 1.0  # seconds without an answer
 
 
 def free_portal(namespace: str | None = None) -> Portal:
@@ -47,6 +49,18 @@ def make_file(path: Path, size: int) -> Backing:
     path.touch()
     os.truncate(path, size)
     return Backing("file", str(path))
+
+
+def gets_through(portal: Portal, source: IPv4Address) -> bool:
+    """Say whether a connection from one of a namespace's own addresses is taken, not dropped."""
+    with netns.socket_inside(portal.namespace, socket.AF_INET, socket.SOCK_STREAM) as node:
+        node.bind((str(source), 0))
+        node.settimeout(DROPPED)
+        try:
+            node.connect((str(portal.address), portal.port))
+        except TimeoutError:
+            return False
+        return True
 
 
 class Initiator:

@@ -5,7 +5,6 @@ tgt runs for real: over files and over images in a real Ceph, in the host's name
 
 import secrets
 import signal
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,6 @@ from uuid import UUID
 
 import pytest
 
-from bmi import netns
 from bmi.drivers import Outcome, Site
 from bmi.drivers.storage import Backing
 from bmi.drivers.target import Export, Lun, Portal, Removal, Target
@@ -28,13 +26,12 @@ from bmi.errors import BadRequest, PortTaken, SettingsInvalid
 from bmi.ids import new_id
 from bmi.run import run
 from bmi.wait import wait_until
-from tests.iscsi import Initiator, free_portal, make_export
+from tests.iscsi import Initiator, free_portal, gets_through, make_export
 from tests.rbd_images import Images, images
 
 ALREADY, DONE = Outcome.ALREADY, Outcome.DONE
 
 NODE, STRANGER = IPv4Address("127.0.0.8"), IPv4Address("127.0.0.9")
-DROPPED = 1.0  # seconds without an answer
 
 MakeExport = Callable[[str], Export]
 
@@ -97,14 +94,7 @@ class TgtRig:
         driver._server(portal).process().signal(signal.SIGSTOP)
 
     def gets_through(self, driver: Any, portal: Portal, source: IPv4Address) -> bool:
-        with netns.socket_inside(self.namespace, socket.AF_INET, socket.SOCK_STREAM) as node:
-            node.bind((str(source), 0))
-            node.settimeout(DROPPED)
-            try:
-                node.connect((str(portal.address), portal.port))
-            except TimeoutError:
-                return False
-            return True
+        return gets_through(portal, source)
 
     @contextmanager
     def log_in(self, driver: Any, portal: Portal, export: Export) -> Iterator[None]:

@@ -12,6 +12,7 @@ What initiators get: LUNs with write-back caching (the WCE bit is set), whose SY
 and writes after the initiator cleared WCE end in an fdatasync of the file, or in a flush of librbd's cache. What
 tgtd acknowledged outlives it, flushed or not: it is in the kernel's page cache, or in Ceph, as long as the
 configuration says `rbd_cache_policy = writethrough`.
+
 tgtd lets in by name or by address, not by both. So it asks for the name, and the kernel for the address: see
 `bmi.drivers.target.peers`.
 
