@@ -6,7 +6,7 @@ import secrets
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from ipaddress import IPv4Address
@@ -63,9 +63,9 @@ class Exports:
         killer.start()
         try:
             for _ in range(rounds):
-                for step in (self._create, self._delete):
-                    with ThreadPoolExecutor(THREADS) as pool:
-                        list(pool.map(step, self._all))
+                self._with_all(self._create)
+                self._kill_one()  # the killer's clock may miss a short run
+                self._with_all(self._delete)
         finally:
             self._over.set()
             killer.join()
@@ -86,6 +86,10 @@ class Exports:
         for portal in self.target.portals():
             self.target.stop(portal)
         self.target.close()
+
+    def _with_all(self, step: Callable[[tuple[Portal, Export]], None]) -> None:
+        with ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(step, self._all))
 
     def _create(self, pair: tuple[Portal, Export]) -> None:
         portal, export = pair
@@ -123,9 +127,13 @@ class Exports:
 
     def _kill(self) -> None:
         while not self._over.wait(_BETWEEN_KILLS):
-            if found := self._processes():
-                with suppress(psutil.Error):
-                    random.choice(found).send_signal(SIGKILL)
+            self._kill_one()
+
+    def _kill_one(self) -> None:
+        if found := self._processes():
+            with suppress(psutil.Error):
+                random.choice(found).send_signal(SIGKILL)
+                with self._guard:
                     self.killed += 1
 
     def _processes(self) -> list[psutil.Process]:
