@@ -59,6 +59,13 @@ class NotAllowed(BmiError):
     status = 403
 
 
+class UndeclaredAction(BmiError):
+    """A route asks for something that its rule does not name; refused, for an admin too."""
+
+    code = "undeclared-action"
+    status = 500
+
+
 class NotFound(BmiError):
     """The thing does not exist, or the caller may not know that it does."""
 
