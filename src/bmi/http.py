@@ -77,6 +77,18 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 
 
+def describe(app: FastAPI) -> dict[str, Any]:
+    """Return the description of the API (OpenAPI); errors are problem documents there as in the answers."""
+    described = app.openapi()
+    for methods in described["paths"].values():
+        for operation in methods.values():
+            for status, response in operation["responses"].items():
+                content = response.get("content", {})
+                if int(status) >= 400 and "application/json" in content:
+                    content["application/problem+json"] = content.pop("application/json")
+    return described
+
+
 def answer_errors(app: FastAPI) -> None:
     """Make every error a problem document (RFC 9457)."""
 

@@ -29,7 +29,7 @@ from bmi.gateways import service as gateways
 from bmi.gateways.orders import ANSWERS, ORDERS, OrderTaker
 from bmi.gateways.place import PLACES, Place
 from bmi.gateways.supervision import Supervisor
-from bmi.http import PROBLEMS, Service, answer_errors
+from bmi.http import PROBLEMS, Service, answer_errors, describe
 from bmi.ids import short
 from bmi.images import disk_routes as disks_routes
 from bmi.images import edit_routes as image_edit_routes
@@ -212,7 +212,7 @@ def build_app(parts: Parts, roles: Collection[Role] = EVERYTHING) -> FastAPI:
 
     @app.get("/openapi.json", include_in_schema=False, dependencies=[PUBLIC])
     def openapi() -> dict[str, Any]:
-        return app.openapi()
+        return describe(app)
 
     @app.get("/v1/version", tags=["version"], dependencies=[PUBLIC])
     def version() -> Version:

@@ -95,7 +95,7 @@ def move_image(
 @router.post(
     "/images/{image}/promote",
     status_code=202,
-    dependencies=[asks(Action.IMAGE_WRITE, sometimes=(Action.IMAGE_READ,))],
+    dependencies=[asks(Action.IMAGE_WRITE, sometimes=(Action.IMAGE_READ, Action.IMAGE_PUBLISH))],
 )
 def promote_image(
     service: TheService,

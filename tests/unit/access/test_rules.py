@@ -10,7 +10,7 @@ from bmi.access.policy import Action, Caller, authorize, declare
 from bmi.access.rules import asks, rules
 from bmi.api.access import Role
 from bmi.errors import UndeclaredAction
-from tests.access_walk import REQUESTS, Things, make_things, walk
+from tests.security.walk import REQUESTS, Things, make_things, walk
 
 
 def test_a_route_without_a_rule_or_with_two_stops_the_service() -> None:
