@@ -222,6 +222,7 @@ class SwitchError(BmiError):
     """The switch could not do what was asked."""
 
     code = "switch-error"
+    status = 502
     transient = True
 
 
@@ -229,6 +230,7 @@ class SwitchPortUnknown(SwitchError):
     """The switch has no port of that name."""
 
     code = "switch-port-unknown"
+    status = 400
     transient = False
 
 

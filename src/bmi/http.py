@@ -70,7 +70,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         404: "No such thing, or not for this caller",
         409: "The thing is in use, or in a state in which this cannot be done",
         422: "The request does not have the documented form",
-        502: "A management controller did not answer",
+        502: "A management controller, a switch or the source of an image did not do what it had to",
         503: "A part that is needed for this does not answer now",
         507: "The storage is full",
     }.items()

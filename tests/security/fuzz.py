@@ -1,6 +1,7 @@
 """Sends whatever the API's own description allows, and what it does not allow, and looks at the answers."""
 
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.errors import HypothesisDeprecationWarning
 from hypothesis.strategies import SearchStrategy, integers
 from schemathesis.checks import not_a_server_error
 from schemathesis.core.failures import FailureGroup
@@ -134,7 +136,10 @@ def _fuzz_one(
                 name = f"{operation.label} as {caller}: {failure.title} ({answer.status_code})"
                 told.findings.setdefault(name, str(failure.message))
 
-    ask()
+    with warnings.catch_warnings():
+        # Schemathesis draws a few things behind Hypothesis's back: a case may not be the same again.
+        warnings.simplefilter("ignore", HypothesisDeprecationWarning)
+        ask()
 
 
 def _anything(operation: schemathesis.APIOperation) -> SearchStrategy[schemathesis.Case]:

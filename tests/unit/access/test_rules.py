@@ -1,5 +1,7 @@
 """Every route, as every role, on what is the caller's own and on what is another project's."""
 
+import contextvars
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from bmi.access.policy import Action, Caller, authorize, declare
 from bmi.access.rules import asks, rules
 from bmi.api.access import Role
 from bmi.errors import UndeclaredAction
+from tests.security.table import access_table
 from tests.security.walk import REQUESTS, Things, make_things, walk
 
 
@@ -29,8 +32,6 @@ def test_a_route_without_a_rule_or_with_two_stops_the_service() -> None:
 
 
 def test_what_a_route_did_not_declare_is_refused_to_an_admin_too() -> None:
-    import contextvars
-
     def ask(action: Action) -> None:
         declare({Action.NODE_READ})
         authorize(Caller("t", Role.ADMIN, None), action, None, thing="x")
@@ -55,3 +56,9 @@ def test_every_route_as_every_role(api: TestClient, things: Things) -> None:
     wrong, checks = walk(api, things)
     assert not wrong, "\n".join([f"{checks} checks", *wrong])
     assert checks > 400
+
+
+def test_the_page_on_who_may_do_what_is_current(api: TestClient) -> None:
+    assert isinstance(api.app, FastAPI)
+    page = Path(__file__).parents[3] / "docs" / "access-rules.md"
+    assert page.read_text() == access_table(rules(api.app.routes)), "make security writes it"
