@@ -6,7 +6,7 @@ PYTEST := .venv/bin/pytest
 PART ?= control
 STORE ?= local
 
-.PHONY: help setup demo test thorough faults check bench clean
+.PHONY: help setup demo test thorough faults security check bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  \033[1m%-8s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,13 +19,16 @@ demo: setup ## Boot virtual nodes of two tenants from clones of a golden image (
 
 test: setup check ## Run every test: units on PostgreSQL too, contract, real daemons, booting nodes
 	@$(PYTEST) tests/unit --database=postgresql -q -n 2 $(ARGS)
-	@$(PYTEST) tests/contract tests/integration tests/faults tests/model tests/e2e $(ARGS)
+	@$(PYTEST) tests/contract tests/integration tests/faults tests/model tests/security tests/e2e $(ARGS)
 
 thorough: setup ## More boots: all golden images, all firmware, plain Debians on LVM, XFS and btrfs (an hour)
 	@$(PYTEST) tests/e2e -m thorough $(ARGS)
 
 faults: setup ## Let every workflow go wrong at every point, in every way; writes docs/faults.md (an hour or more)
 	@$(PYTHON) -m tests.faults --real --report docs/faults.md $(ARGS)
+
+security: setup ## Ask every route as everybody, send it anything, let linters look; writes docs/access-rules.md (some minutes)
+	@$(PYTHON) -m tests.security --report docs/access-rules.md $(ARGS)
 
 check: setup ## Format, lint, types, import rules and unit tests (some minutes)
 	@.venv/bin/ruff format --check src tests bench

@@ -59,6 +59,13 @@ class NotAllowed(BmiError):
     status = 403
 
 
+class UndeclaredAction(BmiError):
+    """A route asks for something that its rule does not name; refused, for an admin too."""
+
+    code = "undeclared-action"
+    status = 500
+
+
 class NotFound(BmiError):
     """The thing does not exist, or the caller may not know that it does."""
 
@@ -215,6 +222,7 @@ class SwitchError(BmiError):
     """The switch could not do what was asked."""
 
     code = "switch-error"
+    status = 502
     transient = True
 
 
@@ -222,6 +230,7 @@ class SwitchPortUnknown(SwitchError):
     """The switch has no port of that name."""
 
     code = "switch-port-unknown"
+    status = 400
     transient = False
 
 

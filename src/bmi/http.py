@@ -70,11 +70,23 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         404: "No such thing, or not for this caller",
         409: "The thing is in use, or in a state in which this cannot be done",
         422: "The request does not have the documented form",
-        502: "A management controller did not answer",
+        502: "A management controller, a switch or the source of an image did not do what it had to",
         503: "A part that is needed for this does not answer now",
         507: "The storage is full",
     }.items()
 }
+
+
+def describe(app: FastAPI) -> dict[str, Any]:
+    """Return the description of the API (OpenAPI); errors are problem documents there as in the answers."""
+    described = app.openapi()
+    for methods in described["paths"].values():
+        for operation in methods.values():
+            for status, response in operation["responses"].items():
+                content = response.get("content", {})
+                if int(status) >= 400 and "application/json" in content:
+                    content["application/problem+json"] = content.pop("application/json")
+    return described
 
 
 def answer_errors(app: FastAPI) -> None:

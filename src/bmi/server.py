@@ -14,6 +14,7 @@ from fastapi.concurrency import run_in_threadpool
 from bmi import __version__, schema
 from bmi.access import routes as access_routes
 from bmi.access import service as access
+from bmi.access.rules import PUBLIC, rules
 from bmi.api.common import Version
 from bmi.boot.dnsmasq import Dnsmasq
 from bmi.boot.listen import NodeHttp
@@ -28,7 +29,7 @@ from bmi.gateways import service as gateways
 from bmi.gateways.orders import ANSWERS, ORDERS, OrderTaker
 from bmi.gateways.place import PLACES, Place
 from bmi.gateways.supervision import Supervisor
-from bmi.http import PROBLEMS, Service, answer_errors
+from bmi.http import PROBLEMS, Service, answer_errors, describe
 from bmi.ids import short
 from bmi.images import disk_routes as disks_routes
 from bmi.images import edit_routes as image_edit_routes
@@ -203,12 +204,17 @@ def build_app(parts: Parts, roles: Collection[Role] = EVERYTHING) -> FastAPI:
         version=__version__,
         lifespan=lifespan,
         responses=PROBLEMS,
+        openapi_url=None,  # it is a route like others, with a rule
         docs_url=None,  # its page would load scripts from elsewhere
         redoc_url=None,
     )
     answer_errors(app)
 
-    @app.get("/v1/version", tags=["version"])
+    @app.get("/openapi.json", include_in_schema=False, dependencies=[PUBLIC])
+    def openapi() -> dict[str, Any]:
+        return describe(app)
+
+    @app.get("/v1/version", tags=["version"], dependencies=[PUBLIC])
     def version() -> Version:
         """Say which release answers."""
         return Version(version=__version__)
@@ -228,4 +234,5 @@ def build_app(parts: Parts, roles: Collection[Role] = EVERYTHING) -> FastAPI:
         doctor_routes,
     ):
         app.include_router(room.router, prefix="/v1")
+    rules(app.routes)
     return app

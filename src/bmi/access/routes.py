@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from bmi.access import service as access
 from bmi.access.models import Project, Token
 from bmi.access.policy import Action, authorize
+from bmi.access.rules import KNOWN, asks
 from bmi.api import access as wire
 from bmi.api.common import Page
 from bmi.db import page
@@ -18,7 +19,7 @@ from bmi.images.quota import use_of
 router = APIRouter(tags=["access"])
 
 
-@router.get("/whoami")
+@router.get("/whoami", dependencies=[KNOWN])
 def whoami(service: TheService, who: Who) -> wire.Identity:
     """Say whom the token stands for."""
     with service.parts.db.read() as session:
@@ -26,7 +27,7 @@ def whoami(service: TheService, who: Who) -> wire.Identity:
         return wire.Identity(token=who.token, role=who.role, project=project.name if project else None)
 
 
-@router.post("/projects", status_code=201)
+@router.post("/projects", status_code=201, dependencies=[asks(Action.PROJECT_WRITE)])
 def create_project(service: TheService, who: Who, body: wire.ProjectCreate) -> wire.Project:
     """Make a project."""
     authorize(who, Action.PROJECT_WRITE, who.project, thing="the system")
@@ -34,7 +35,7 @@ def create_project(service: TheService, who: Who, body: wire.ProjectCreate) -> w
         return _project(access.create_project(session, body.name))
 
 
-@router.get("/projects")
+@router.get("/projects", dependencies=[asks(Action.PROJECT_READ)])
 def list_projects(service: TheService, who: Who, paging: Pages) -> Page[wire.Project]:
     """List the projects that the caller belongs to; an admin sees all."""
     with service.parts.db.read() as session:
@@ -45,14 +46,14 @@ def list_projects(service: TheService, who: Who, paging: Pages) -> Page[wire.Pro
         return Page(items=[_project(row) for row in rows], next=following)
 
 
-@router.get("/projects/{project}")
+@router.get("/projects/{project}", dependencies=[asks(Action.PROJECT_READ)])
 def show_project(service: TheService, who: Who, project: str) -> wire.Project:
     """Show a project."""
     with service.parts.db.read() as session:
         return _with_use(session, access.owner(session, who, Action.PROJECT_READ, project))
 
 
-@router.patch("/projects/{project}/quota")
+@router.patch("/projects/{project}/quota", dependencies=[asks(Action.PROJECT_WRITE)])
 def change_quota(service: TheService, who: Who, project: str, body: wire.QuotaChange) -> wire.Project:
     """Say how much a project may own; what it owns already stays, also where that is more."""
     with service.parts.db.write() as session:
@@ -63,14 +64,16 @@ def change_quota(service: TheService, who: Who, project: str, body: wire.QuotaCh
         return _with_use(session, row)
 
 
-@router.delete("/projects/{project}", status_code=204)
+@router.delete("/projects/{project}", status_code=204, dependencies=[asks(Action.PROJECT_WRITE)])
 def delete_project(service: TheService, who: Who, project: str) -> None:
     """Remove a project that owns nothing."""
     with service.parts.db.write() as session:
         access.delete_project(session, access.owner(session, who, Action.PROJECT_WRITE, project))
 
 
-@router.post("/tokens", status_code=201)
+@router.post(
+    "/tokens", status_code=201, dependencies=[asks(Action.TOKEN_WRITE, sometimes=(Action.PROJECT_WRITE,))]
+)
 def create_token(service: TheService, who: Who, body: wire.TokenCreate) -> wire.TokenSecret:
     """Make a token; its secret is in this answer only."""
     with service.parts.db.write() as session:
@@ -78,7 +81,7 @@ def create_token(service: TheService, who: Who, body: wire.TokenCreate) -> wire.
         return wire.TokenSecret(**_token(row).model_dump(), secret=secret)
 
 
-@router.get("/tokens")
+@router.get("/tokens", dependencies=[asks(Action.TOKEN_READ)])
 def list_tokens(service: TheService, who: Who, paging: Pages) -> Page[wire.Token]:
     """List tokens, without their secrets."""
     authorize(who, Action.TOKEN_READ, who.project, thing="tokens")
@@ -90,7 +93,7 @@ def list_tokens(service: TheService, who: Who, paging: Pages) -> Page[wire.Token
         return Page(items=[_token(row) for row in rows], next=following)
 
 
-@router.delete("/tokens/{token}", status_code=204)
+@router.delete("/tokens/{token}", status_code=204, dependencies=[asks(Action.TOKEN_WRITE)])
 def delete_token(service: TheService, who: Who, token: str) -> None:
     """Revoke a token; it stops working at once."""
     with service.parts.db.write() as session:

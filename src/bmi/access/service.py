@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from bmi.access.models import Installation, Project, Token
-from bmi.access.policy import OFFERED, READABLE_BY_ALL, Action, Caller, authorize, unknown
+from bmi.access.policy import OFFERED, READABLE_BY_ALL, Action, Caller, authorize, require_declared, unknown
 from bmi.api.access import Role, TokenCreate
 from bmi.db import Db, Table, now
 from bmi.errors import AlreadyExists, BadRequest, InUse, NotAuthenticated
@@ -185,6 +185,7 @@ def select_visible(
     session: Session, caller: Caller, table: type[T], action: Action, project: str | None
 ) -> Select[T]:
     """Return the query for the rows of a table that a caller sees, of one project if one is named."""
+    require_declared(action)
     limit = visible(session, caller, table, action, project)
     return select(table) if limit is None else select(table).where(limit)
 

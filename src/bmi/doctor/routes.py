@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from bmi.access.policy import Action, authorize
+from bmi.access.rules import asks
 from bmi.api import doctor as wire
 from bmi.doctor.examine import examine
 from bmi.doctor.repair import repair
@@ -13,7 +14,7 @@ from bmi.http import TheService, Who
 router = APIRouter(tags=["doctor"])
 
 
-@router.get("/doctor")
+@router.get("/doctor", dependencies=[asks(Action.DOCTOR)])
 def show_report(
     service: TheService,
     who: Who,
@@ -26,7 +27,7 @@ def show_report(
     return examine(service.parts, quick=quick)
 
 
-@router.post("/doctor/repair")
+@router.post("/doctor/repair", dependencies=[asks(Action.DOCTOR_REPAIR)])
 def mend(service: TheService, who: Who, body: wire.Repair) -> wire.Repaired:
     """Mend what differs from the database, and say what is mended and what is left."""
     authorize(who, Action.DOCTOR_REPAIR, None, thing="the system")

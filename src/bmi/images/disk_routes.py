@@ -4,6 +4,7 @@ from fastapi import APIRouter, Response
 from sqlalchemy.orm import Session
 
 from bmi.access.policy import Action
+from bmi.access.rules import asks
 from bmi.access.service import find_owned, select_visible
 from bmi.api import disks as wire
 from bmi.api.common import Page
@@ -20,19 +21,26 @@ from bmi.provisioning.accept import accept
 router = APIRouter()
 
 
-@router.post("/disks", status_code=202, tags=["disks"])
+@router.post(
+    "/disks", status_code=202, tags=["disks"], dependencies=[asks(Action.DISK_WRITE, Action.IMAGE_READ)]
+)
 def create_disk(service: TheService, who: Who, body: wire.DiskCreate, response: Response) -> Operation:
     """Clone an image."""
     return accept(service, response, lambda session: disks.ask_create(session, who, body))
 
 
-@router.post("/disks/adopt", status_code=202, tags=["disks"])
+@router.post(
+    "/disks/adopt",
+    status_code=202,
+    tags=["disks"],
+    dependencies=[asks(Action.IMAGE_BUILD, Action.DISK_WRITE)],
+)
 def adopt_disk(service: TheService, who: Who, body: wire.DiskAdopt, response: Response) -> Operation:
     """Make a disk of a content that lies in the store already, without copying it."""
     return accept(service, response, lambda session: disk_adopt.ask(session, who, body))
 
 
-@router.get("/disks", tags=["disks"])
+@router.get("/disks", tags=["disks"], dependencies=[asks(Action.DISK_READ)])
 def list_disks(service: TheService, who: Who, paging: Pages, project: InProject = None) -> Page[wire.Disk]:
     """List the project's disks, oldest first."""
     with service.parts.db.read() as session:
@@ -41,7 +49,7 @@ def list_disks(service: TheService, who: Who, paging: Pages, project: InProject 
         return Page(items=[_disk(session, row) for row in rows], next=following)
 
 
-@router.get("/disks/{disk}", tags=["disks"])
+@router.get("/disks/{disk}", tags=["disks"], dependencies=[asks(Action.DISK_READ)])
 def show_disk(service: TheService, who: Who, disk: str, project: InProject = None) -> wire.Disk:
     """Show a disk."""
     with service.parts.db.read() as session:
@@ -50,7 +58,7 @@ def show_disk(service: TheService, who: Who, disk: str, project: InProject = Non
     return found.model_copy(update={"usage": usage_of(service.parts.storage, Volume(Kind.DISK, found.id))})
 
 
-@router.post("/disks/{disk}/flatten", status_code=202, tags=["disks"])
+@router.post("/disks/{disk}/flatten", status_code=202, tags=["disks"], dependencies=[asks(Action.DISK_WRITE)])
 def flatten_disk(
     service: TheService, who: Who, disk: str, response: Response, project: InProject = None
 ) -> Operation:
@@ -58,7 +66,12 @@ def flatten_disk(
     return accept(service, response, lambda session: disks.ask_flatten(session, who, disk, project))
 
 
-@router.post("/disks/{disk}/rollback", status_code=202, tags=["disks"])
+@router.post(
+    "/disks/{disk}/rollback",
+    status_code=202,
+    tags=["disks"],
+    dependencies=[asks(Action.DISK_WRITE, sometimes=(Action.IMAGE_READ, Action.IMAGE_WRITE))],
+)
 def roll_back_disk(
     service: TheService,
     who: Who,
@@ -71,7 +84,7 @@ def roll_back_disk(
     return accept(service, response, lambda session: disk_roll_back.ask(session, who, disk, project, body))
 
 
-@router.post("/disks/{disk}/grow", status_code=202, tags=["disks"])
+@router.post("/disks/{disk}/grow", status_code=202, tags=["disks"], dependencies=[asks(Action.DISK_WRITE)])
 def grow_disk(
     service: TheService, who: Who, disk: str, body: wire.Grow, response: Response, project: InProject = None
 ) -> Operation:
@@ -79,7 +92,12 @@ def grow_disk(
     return accept(service, response, lambda session: disk_grow.ask(session, who, disk, project, body))
 
 
-@router.post("/disks/{disk}/move", status_code=202, tags=["disks"])
+@router.post(
+    "/disks/{disk}/move",
+    status_code=202,
+    tags=["disks"],
+    dependencies=[asks(Action.DISK_WRITE, Action.NODE_USE, sometimes=(Action.NETWORK_READ,))],
+)
 def move_disk(
     service: TheService, who: Who, disk: str, body: wire.Move, response: Response, project: InProject = None
 ) -> Operation:
@@ -91,7 +109,7 @@ def move_disk(
     )
 
 
-@router.delete("/disks/{disk}", status_code=202, tags=["disks"])
+@router.delete("/disks/{disk}", status_code=202, tags=["disks"], dependencies=[asks(Action.DISK_WRITE)])
 def delete_disk(
     service: TheService, who: Who, disk: str, response: Response, project: InProject = None
 ) -> Operation:
@@ -99,7 +117,12 @@ def delete_disk(
     return accept(service, response, lambda session: disks.ask_delete(session, who, disk, project))
 
 
-@router.post("/disks/{disk}/snapshot", status_code=202, tags=["disks"])
+@router.post(
+    "/disks/{disk}/snapshot",
+    status_code=202,
+    tags=["disks"],
+    dependencies=[asks(Action.DISK_READ, Action.IMAGE_WRITE)],
+)
 def snapshot_disk(
     service: TheService,
     who: Who,

@@ -6,6 +6,8 @@ from uuid import UUID
 from fastapi import APIRouter, Response
 from fastapi.responses import FileResponse
 
+from bmi.access.policy import Action
+from bmi.access.rules import asks
 from bmi.api import intake as wire
 from bmi.api.operations import Operation
 from bmi.http import InProject, TheService, Who
@@ -17,13 +19,13 @@ router = APIRouter(tags=["images"])
 _BINARY = "application/octet-stream"
 
 
-@router.post("/images/import", status_code=202)
+@router.post("/images/import", status_code=202, dependencies=[asks(Action.IMAGE_WRITE)])
 def import_image(service: TheService, who: Who, body: wire.ImageImport, response: Response) -> Operation:
     """Make an image of an upload, or of what a URL leads to."""
     return accept(service, response, lambda session: image_import.ask(session, service.parts, who, body))
 
 
-@router.post("/images/{image}/export", status_code=202)
+@router.post("/images/{image}/export", status_code=202, dependencies=[asks(Action.IMAGE_EXPORT)])
 def export_image(
     service: TheService,
     who: Who,
@@ -49,6 +51,7 @@ def export_image(
             "description": "The file; `Range` asks for a part, `Repr-Digest` (RFC 9530) is the whole file's",
         }
     },
+    dependencies=[asks(Action.IMAGE_WRITE)],
 )
 def fetch_export(service: TheService, who: Who, operation: UUID) -> FileResponse:
     """Fetch an exported image."""
@@ -64,7 +67,7 @@ def fetch_export(service: TheService, who: Who, operation: UUID) -> FileResponse
     )
 
 
-@router.delete("/exports/{operation}", status_code=204)
+@router.delete("/exports/{operation}", status_code=204, dependencies=[asks(Action.IMAGE_WRITE)])
 def remove_export(service: TheService, who: Who, operation: UUID) -> None:
     """Remove an exported image before its time."""
     with service.parts.db.read() as session:

@@ -2,6 +2,8 @@
 
 from fastapi import APIRouter, Response
 
+from bmi.access.policy import Action
+from bmi.access.rules import asks
 from bmi.api import image_life as wire
 from bmi.api.common import Page
 from bmi.api.images import Image
@@ -17,7 +19,10 @@ from bmi.provisioning.accept import accept
 router = APIRouter(tags=["images"])
 
 
-@router.patch("/images/{image}")
+@router.patch(
+    "/images/{image}",
+    dependencies=[asks(Action.IMAGE_WRITE, sometimes=(Action.IMAGE_READ, Action.IMAGE_PUBLISH))],
+)
 def change_image(
     service: TheService, who: Who, image: str, body: wire.ImageChange, project: InProject = None
 ) -> Image:
@@ -26,7 +31,7 @@ def change_image(
         return view(session, who, life.change(session, who, image, project, body))
 
 
-@router.get("/images/{image}/shares")
+@router.get("/images/{image}/shares", dependencies=[asks(Action.IMAGE_SHARES)])
 def list_shares(
     service: TheService, who: Who, image: str, project: InProject = None
 ) -> Page[wire.ImageShare]:
@@ -36,7 +41,9 @@ def list_shares(
         return Page(items=[_share(row) for row in rows], next=None)
 
 
-@router.put("/images/{image}/shares/{other}")
+@router.put(
+    "/images/{image}/shares/{other}", dependencies=[asks(Action.IMAGE_WRITE, sometimes=(Action.IMAGE_READ,))]
+)
 def share_image(
     service: TheService, who: Who, image: str, other: str, project: InProject = None
 ) -> wire.ImageShare:
@@ -45,14 +52,22 @@ def share_image(
         return _share(life.share(session, who, image, project, other))
 
 
-@router.delete("/images/{image}/shares/{other}", status_code=204)
+@router.delete(
+    "/images/{image}/shares/{other}",
+    status_code=204,
+    dependencies=[asks(Action.IMAGE_WRITE, sometimes=(Action.IMAGE_READ,))],
+)
 def unshare_image(service: TheService, who: Who, image: str, other: str, project: InProject = None) -> None:
     """Let a project use an image no longer; what it made of it stays whole."""
     with service.parts.db.write() as session:
         life.unshare(session, who, image, project, other)
 
 
-@router.post("/images/{image}/copy", status_code=202)
+@router.post(
+    "/images/{image}/copy",
+    status_code=202,
+    dependencies=[asks(Action.IMAGE_READ, Action.IMAGE_WRITE, sometimes=(Action.IMAGE_PUBLISH,))],
+)
 def copy_image(
     service: TheService,
     who: Who,
@@ -65,7 +80,10 @@ def copy_image(
     return accept(service, response, lambda session: operations.ask_copy(session, who, image, project, body))
 
 
-@router.post("/images/{image}/move")
+@router.post(
+    "/images/{image}/move",
+    dependencies=[asks(Action.IMAGE_WRITE, sometimes=(Action.IMAGE_READ, Action.IMAGE_PUBLISH))],
+)
 def move_image(
     service: TheService, who: Who, image: str, body: wire.ImageMove, project: InProject = None
 ) -> Image:
@@ -74,7 +92,11 @@ def move_image(
         return view(session, who, life.move(session, who, image, project, body))
 
 
-@router.post("/images/{image}/promote", status_code=202)
+@router.post(
+    "/images/{image}/promote",
+    status_code=202,
+    dependencies=[asks(Action.IMAGE_WRITE, sometimes=(Action.IMAGE_READ, Action.IMAGE_PUBLISH))],
+)
 def promote_image(
     service: TheService,
     who: Who,
@@ -89,14 +111,16 @@ def promote_image(
     )
 
 
-@router.delete("/images/{image}")
+@router.delete("/images/{image}", dependencies=[asks(Action.IMAGE_WRITE, sometimes=(Action.IMAGE_READ,))])
 def delete_image(service: TheService, who: Who, image: str, project: InProject = None) -> Image:
     """Put an image into the trash; disks and images made of it stay whole."""
     with service.parts.db.write() as session:
         return view(session, who, operations.trash(session, service.parts, who, image, project))
 
 
-@router.post("/images/{image}/undelete")
+@router.post(
+    "/images/{image}/undelete", dependencies=[asks(Action.IMAGE_WRITE, sometimes=(Action.IMAGE_READ,))]
+)
 def undelete_image(
     service: TheService, who: Who, image: str, body: wire.ImageUndelete, project: InProject = None
 ) -> Image:
@@ -105,7 +129,11 @@ def undelete_image(
         return view(session, who, life.undelete(session, who, image, project, body))
 
 
-@router.post("/images/{image}/purge", status_code=202)
+@router.post(
+    "/images/{image}/purge",
+    status_code=202,
+    dependencies=[asks(Action.IMAGE_WRITE, sometimes=(Action.IMAGE_READ,))],
+)
 def purge_image(
     service: TheService, who: Who, image: str, response: Response, project: InProject = None
 ) -> Operation:

@@ -3,6 +3,7 @@
 from fastapi import APIRouter, Response
 
 from bmi.access.policy import Action
+from bmi.access.rules import asks
 from bmi.access.service import find_owned
 from bmi.api import readiness as wire
 from bmi.api.operations import Operation
@@ -14,7 +15,12 @@ from bmi.provisioning.accept import accept
 router = APIRouter()
 
 
-@router.post("/images/{image}/check", status_code=202, tags=["images"])
+@router.post(
+    "/images/{image}/check",
+    status_code=202,
+    tags=["images"],
+    dependencies=[asks(Action.IMAGE_WRITE, sometimes=(Action.IMAGE_READ,))],
+)
 def check_image(
     service: TheService, who: Who, image: str, response: Response, project: InProject = None
 ) -> Operation:
@@ -22,7 +28,12 @@ def check_image(
     return accept(service, response, lambda session: image_check.ask(session, who, image, project))
 
 
-@router.post("/images/{image}/prepare", status_code=202, tags=["images"])
+@router.post(
+    "/images/{image}/prepare",
+    status_code=202,
+    tags=["images"],
+    dependencies=[asks(Action.IMAGE_READ, Action.IMAGE_WRITE)],
+)
 def prepare_image(
     service: TheService,
     who: Who,
@@ -35,7 +46,7 @@ def prepare_image(
     return accept(service, response, lambda session: image_prepare.ask(session, who, image, project, body))
 
 
-@router.get("/images/{image}/readiness", tags=["images"])
+@router.get("/images/{image}/readiness", tags=["images"], dependencies=[asks(Action.IMAGE_READ)])
 def show_readiness(service: TheService, who: Who, image: str, project: InProject = None) -> wire.Readiness:
     """Show what the last check of an image found, and what was changed in it."""
     with service.parts.db.read() as session:

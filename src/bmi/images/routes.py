@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from bmi.access.policy import Action
+from bmi.access.rules import asks
 from bmi.access.service import find_owned, select_visible
 from bmi.api import images as wire
 from bmi.api.common import Page
@@ -21,25 +22,39 @@ from bmi.provisioning.accept import accept
 router = APIRouter()
 
 
-@router.post("/images/build", status_code=202, tags=["images"])
+@router.post(
+    "/images/build",
+    status_code=202,
+    tags=["images"],
+    dependencies=[asks(Action.IMAGE_BUILD, sometimes=(Action.IMAGE_WRITE,))],
+)
 def build_image(service: TheService, who: Who, body: wire.ImageBuild, response: Response) -> Operation:
     """Build a golden image from a distribution's packages."""
     return accept(service, response, lambda session: images.ask_build(session, who, body))
 
 
-@router.post("/images/adopt", status_code=202, tags=["images"])
+@router.post(
+    "/images/adopt",
+    status_code=202,
+    tags=["images"],
+    dependencies=[asks(Action.IMAGE_BUILD, sometimes=(Action.IMAGE_WRITE,))],
+)
 def adopt_image(service: TheService, who: Who, body: wire.ImageAdopt, response: Response) -> Operation:
     """Make an image of a content that lies in the store already, without copying it."""
     return accept(service, response, lambda session: images.ask_adopt(session, who, body))
 
 
-@router.post("/images/adopt-legacy", status_code=202, tags=["images"])
+@router.post(
+    "/images/adopt-legacy", status_code=202, tags=["images"], dependencies=[asks(Action.IMAGE_BUILD)]
+)
 def adopt_legacy(service: TheService, who: Who, response: Response) -> Operation:
     """Make images and disks of what was imported from the original BMI, without copying it."""
     return accept(service, response, lambda session: legacy.ask(session, who))
 
 
-@router.get("/images", tags=["images"])
+@router.get(
+    "/images", tags=["images"], dependencies=[asks(Action.IMAGE_READ, sometimes=(Action.IMAGE_SHARES,))]
+)
 def list_images(
     service: TheService,
     who: Who,
@@ -57,7 +72,7 @@ def list_images(
         return Page(items=views(session, who, rows), next=following)
 
 
-@router.get("/images/{image}", tags=["images"])
+@router.get("/images/{image}", tags=["images"], dependencies=[asks(Action.IMAGE_READ)])
 def show_image(service: TheService, who: Who, image: str, project: InProject = None) -> wire.Image:
     """Show an image."""
     with service.parts.db.read() as session:
@@ -66,7 +81,12 @@ def show_image(service: TheService, who: Who, image: str, project: InProject = N
     return found.model_copy(update={"usage": usage_of(service.parts.storage, Volume(Kind.IMAGE, found.id))})
 
 
-@router.post("/images/{image}/flatten", status_code=202, tags=["images"])
+@router.post(
+    "/images/{image}/flatten",
+    status_code=202,
+    tags=["images"],
+    dependencies=[asks(Action.IMAGE_WRITE, sometimes=(Action.IMAGE_READ,))],
+)
 def flatten_image(
     service: TheService, who: Who, image: str, response: Response, project: InProject = None
 ) -> Operation:

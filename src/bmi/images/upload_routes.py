@@ -9,7 +9,8 @@ from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from bmi.access.policy import Action
+from bmi.access.policy import Action, authorize
+from bmi.access.rules import asks
 from bmi.access.service import select_visible
 from bmi.api import intake as wire
 from bmi.api.common import Page
@@ -26,25 +27,26 @@ _SILENCE = (
 _PIECE = 1 << 20  # bytes that are written at once
 
 
-@router.post("/uploads", status_code=201)
+@router.post("/uploads", status_code=201, dependencies=[asks(Action.IMAGE_WRITE)])
 def create_upload(service: TheService, who: Who, body: wire.UploadCreate) -> wire.Upload:
     """Announce a file; its bytes are sent afterwards."""
     with service.parts.db.write() as session:
         return uploads.view(session, uploads.create(session, service.parts, who, body))
 
 
-@router.get("/uploads")
+@router.get("/uploads", dependencies=[asks(Action.IMAGE_WRITE)])
 def list_uploads(
     service: TheService, who: Who, paging: Pages, project: InProject = None
 ) -> Page[wire.Upload]:
     """List uploads that are no images yet, oldest first."""
     with service.parts.db.read() as session:
+        authorize(who, Action.IMAGE_WRITE, who.project, thing="uploads")
         query = select_visible(session, who, Upload, Action.IMAGE_WRITE, project)
         rows, following = page(session, query, Upload, limit=paging.limit, cursor=paging.cursor)
         return Page(items=[uploads.view(session, row) for row in rows], next=following)
 
 
-@router.get("/uploads/{upload}")
+@router.get("/uploads/{upload}", dependencies=[asks(Action.IMAGE_WRITE)])
 def show_upload(service: TheService, who: Who, upload: UUID) -> wire.Upload:
     """Show an upload, with the place to send on from."""
     with service.parts.db.read() as session:
@@ -59,6 +61,7 @@ def show_upload(service: TheService, who: Who, upload: UUID) -> wire.Upload:
             "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
         }
     },
+    dependencies=[asks(Action.IMAGE_WRITE)],
 )
 async def send_piece(
     service: TheService,
@@ -81,7 +84,7 @@ async def send_piece(
     return await run_in_threadpool(_shown, service, who, upload)
 
 
-@router.delete("/uploads/{upload}", status_code=204)
+@router.delete("/uploads/{upload}", status_code=204, dependencies=[asks(Action.IMAGE_WRITE)])
 def remove_upload(service: TheService, who: Who, upload: UUID) -> None:
     """Remove an upload."""
     with service.parts.db.write() as session:

@@ -3,6 +3,7 @@
 from fastapi import APIRouter, Response
 
 from bmi.access.policy import Action
+from bmi.access.rules import asks
 from bmi.access.service import find_owned, select_visible
 from bmi.api import networks as wire
 from bmi.api.common import Page
@@ -16,13 +17,13 @@ from bmi.provisioning.accept import accept
 router = APIRouter(tags=["networks"])
 
 
-@router.post("/networks", status_code=202)
+@router.post("/networks", status_code=202, dependencies=[asks(Action.NETWORK_WRITE)])
 def create_network(service: TheService, who: Who, body: wire.NetworkCreate, response: Response) -> Operation:
     """Make a network, with the gateway's leg and boot service on it."""
     return accept(service, response, lambda session: networks.ask_create(session, service.parts, who, body))
 
 
-@router.get("/networks")
+@router.get("/networks", dependencies=[asks(Action.NETWORK_READ)])
 def list_networks(
     service: TheService, who: Who, paging: Pages, project: InProject = None
 ) -> Page[wire.Network]:
@@ -33,14 +34,14 @@ def list_networks(
         return Page(items=[_network(row) for row in rows], next=following)
 
 
-@router.get("/networks/{network}")
+@router.get("/networks/{network}", dependencies=[asks(Action.NETWORK_READ)])
 def show_network(service: TheService, who: Who, network: str, project: InProject = None) -> wire.Network:
     """Show a network."""
     with service.parts.db.read() as session:
         return _network(find_owned(session, who, Network, network, Action.NETWORK_READ, project=project))
 
 
-@router.delete("/networks/{network}", status_code=202)
+@router.delete("/networks/{network}", status_code=202, dependencies=[asks(Action.NETWORK_WRITE)])
 def delete_network(
     service: TheService, who: Who, network: str, response: Response, project: InProject = None
 ) -> Operation:

@@ -5,6 +5,7 @@ from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from bmi.access.policy import Action, Caller, authorize
+from bmi.access.rules import asks
 from bmi.access.service import find_owned, select_visible
 from bmi.api import nodes as wire
 from bmi.api.common import Page
@@ -26,7 +27,7 @@ from bmi.provisioning.routes import view_event
 router = APIRouter(tags=["nodes"])
 
 
-@router.post("/nodes", status_code=201)
+@router.post("/nodes", status_code=201, dependencies=[asks(Action.NODE_WRITE)])
 def register_node(service: TheService, who: Who, body: wire.NodeCreate) -> wire.Node:
     """Take a node into the inventory."""
     authorize(who, Action.NODE_WRITE, who.project, thing="the inventory")
@@ -36,7 +37,7 @@ def register_node(service: TheService, who: Who, body: wire.NodeCreate) -> wire.
         return _node(session, service.parts, who, node)
 
 
-@router.get("/nodes")
+@router.get("/nodes", dependencies=[asks(Action.NODE_READ)])
 def list_nodes(
     service: TheService,
     who: Who,
@@ -53,7 +54,7 @@ def list_nodes(
         return Page(items=[_node(session, service.parts, who, row) for row in rows], next=following)
 
 
-@router.get("/nodes/{node}")
+@router.get("/nodes/{node}", dependencies=[asks(Action.NODE_READ)])
 def show_node(service: TheService, who: Who, node: str) -> wire.Node:
     """Show a node."""
     with service.parts.db.read() as session:
@@ -62,14 +63,20 @@ def show_node(service: TheService, who: Who, node: str) -> wire.Node:
         )
 
 
-@router.delete("/nodes/{node}", status_code=204)
+@router.delete("/nodes/{node}", status_code=204, dependencies=[asks(Action.NODE_WRITE)])
 def delete_node(service: TheService, who: Who, node: str) -> None:
     """Take a node that nobody uses out of the inventory."""
     with service.parts.db.write() as session:
         nodes.remove(session, find_owned(session, who, Node, node, Action.NODE_WRITE, project=None))
 
 
-@router.post("/nodes/{node}/provision", status_code=202)
+@router.post(
+    "/nodes/{node}/provision",
+    status_code=202,
+    dependencies=[
+        asks(Action.NODE_USE, Action.NETWORK_READ, sometimes=(Action.IMAGE_READ, Action.DISK_WRITE))
+    ],
+)
 def provision_node(
     service: TheService, who: Who, node: str, body: wire.Provision, response: Response
 ) -> WireOperation:
@@ -77,7 +84,7 @@ def provision_node(
     return accept(service, response, lambda session: provision.ask(session, service.parts, who, node, body))
 
 
-@router.post("/nodes/{node}/deprovision", status_code=202)
+@router.post("/nodes/{node}/deprovision", status_code=202, dependencies=[asks(Action.NODE_USE)])
 def deprovision_node(
     service: TheService, who: Who, node: str, body: wire.Deprovision, response: Response
 ) -> WireOperation:
@@ -85,7 +92,11 @@ def deprovision_node(
     return accept(service, response, lambda session: deprovision.ask(session, who, node, body))
 
 
-@router.post("/nodes/{node}/reset", status_code=202)
+@router.post(
+    "/nodes/{node}/reset",
+    status_code=202,
+    dependencies=[asks(Action.NODE_USE, sometimes=(Action.NODE_WRITE,))],
+)
 def reset_node(
     service: TheService, who: Who, node: str, body: wire.Reset, response: Response
 ) -> WireOperation:
@@ -93,7 +104,7 @@ def reset_node(
     return accept(service, response, lambda session: deprovision.ask_reset(session, who, node, body))
 
 
-@router.post("/nodes/{node}/power", status_code=202)
+@router.post("/nodes/{node}/power", status_code=202, dependencies=[asks(Action.NODE_USE)])
 def change_power(
     service: TheService, who: Who, node: str, body: wire.PowerRequest, response: Response
 ) -> WireOperation:
@@ -101,7 +112,7 @@ def change_power(
     return accept(service, response, lambda session: power.ask(session, who, node, body))
 
 
-@router.get("/nodes/{node}/power")
+@router.get("/nodes/{node}/power", dependencies=[asks(Action.NODE_READ)])
 def show_power(service: TheService, who: Who, node: str) -> wire.Power:
     """Ask the node's management controller whether it has power."""
     with service.parts.db.read() as session:
@@ -109,7 +120,7 @@ def show_power(service: TheService, who: Who, node: str) -> wire.Power:
     return wire.Power(state=nodes.power_state(service.parts, row.id).value)
 
 
-@router.get("/nodes/{node}/events")
+@router.get("/nodes/{node}/events", dependencies=[asks(Action.NODE_READ)])
 def list_node_events(service: TheService, who: Who, node: str, paging: Pages) -> Page[WireEvent]:
     """List a node's history, oldest first; a tenant sees his own part of it."""
     with service.parts.db.read() as session:

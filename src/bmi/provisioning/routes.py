@@ -13,6 +13,7 @@ from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from bmi.access.policy import Action, Caller, authorize, unknown
+from bmi.access.rules import asks
 from bmi.access.service import find_owned, select_visible
 from bmi.api import operations as wire
 from bmi.api.common import Page
@@ -33,7 +34,7 @@ _KEEP_ALIVE = 15.0  # seconds of silence after which a comment line is sent
 _LONGEST_WAIT = 30.0  # seconds of one long poll
 
 
-@router.get("/operations")
+@router.get("/operations", dependencies=[asks(Action.OPERATION_READ, sometimes=(Action.NODE_READ,))])
 def list_operations(
     service: TheService,
     who: Who,
@@ -54,7 +55,7 @@ def list_operations(
         return Page(items=[view(row) for row in rows], next=following)
 
 
-@router.get("/operations/{operation}")
+@router.get("/operations/{operation}", dependencies=[asks(Action.OPERATION_READ)])
 async def show_operation(
     service: TheService,
     who: Who,
@@ -74,6 +75,7 @@ async def show_operation(
     "/operations/{operation}/events",
     response_class=StreamingResponse,
     responses={200: {"content": {"text/event-stream": {}}, "description": "The operation, at every change"}},
+    dependencies=[asks(Action.OPERATION_READ)],
 )
 async def follow_operation(service: TheService, who: Who, operation: UUID) -> StreamingResponse:
     """Follow an operation as server-sent events; the stream ends with the operation."""
@@ -81,7 +83,7 @@ async def follow_operation(service: TheService, who: Who, operation: UUID) -> St
     return StreamingResponse(_changes(service, who, first), media_type="text/event-stream")
 
 
-@router.get("/operations/{operation}/history")
+@router.get("/operations/{operation}/history", dependencies=[asks(Action.OPERATION_READ)])
 def list_operation_events(service: TheService, who: Who, operation: UUID, paging: Pages) -> Page[wire.Event]:
     """List what happened in an operation, oldest first."""
     _show(service, who, operation)
@@ -91,7 +93,7 @@ def list_operation_events(service: TheService, who: Who, operation: UUID, paging
         return Page(items=[view_event(row) for row in rows], next=following)
 
 
-@router.post("/operations/{operation}/cancel", status_code=202)
+@router.post("/operations/{operation}/cancel", status_code=202, dependencies=[asks(Action.OPERATION_CANCEL)])
 def cancel_operation(service: TheService, who: Who, operation: UUID, response: Response) -> wire.Operation:
     """Ask an operation to stop and undo what it did."""
     with service.parts.db.write() as session:
@@ -104,7 +106,11 @@ def cancel_operation(service: TheService, who: Who, operation: UUID, response: R
         return view(row)
 
 
-@router.post("/operations/{operation}/retry", status_code=202)
+@router.post(
+    "/operations/{operation}/retry",
+    status_code=202,
+    dependencies=[asks(Action.OPERATION_RETRY, sometimes=tuple(Action))],
+)
 def retry_operation(service: TheService, who: Who, operation: UUID, response: Response) -> wire.Operation:
     """Ask again for what an operation did not bring about; the answer is a new operation."""
 
@@ -118,7 +124,7 @@ def retry_operation(service: TheService, who: Who, operation: UUID, response: Re
     return accept(service, response, ask)
 
 
-@router.get("/members", tags=["members"])
+@router.get("/members", tags=["members"], dependencies=[asks(Action.MEMBERS)])
 def list_members(service: TheService, who: Who) -> Page[Member]:
     """List the gateways and workers of this installation; there are a handful, so on one page."""
     authorize(who, Action.MEMBERS, None, thing="the system")

@@ -396,7 +396,7 @@ def test_members_are_listed_for_admins_with_what_they_carry(
     assert "gone-for-days" not in found
     assert sum(member["role"] == "worker" for member in found.values()) == 1
     tenant = api.post("/v1/tokens", json={"name": "t", "role": "manager", "project": "red"}).json()["secret"]
-    assert api.get("/v1/members", headers={"Authorization": f"Bearer {tenant}"}).status_code == 404
+    assert api.get("/v1/members", headers={"Authorization": f"Bearer {tenant}"}).status_code == 403
 
 
 def test_the_command_shows_who_acts_for_whom(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:

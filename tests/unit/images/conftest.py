@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 
 from bmi.ids import new_id
 from bmi.images.models import Image
-from tests.unit.conftest import IMAGE_SIZE
+from tests.service import IMAGE_SIZE
 
 PROJECTS = ("red", "blue")
 

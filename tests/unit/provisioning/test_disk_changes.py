@@ -14,7 +14,7 @@ from bmi.errors import BmcRefused, StorageError
 from bmi.images.models import Disk
 from bmi.parts import Parts
 from bmi.provisioning import engine
-from tests.unit.conftest import IMAGE_SIZE
+from tests.service import IMAGE_SIZE
 from tests.unit.provisioning.test_provision import NOTHING, left, node, provision, red
 
 __all__ = ["red"]

@@ -19,7 +19,7 @@ from bmi.errors import StorageError
 from bmi.images.models import Image, Upload
 from bmi.provisioning.models import Operation
 from bmi.provisioning.spool import sweep
-from tests.unit.conftest import Site
+from tests.service import Site
 
 DISK = (os.urandom(510) + b"\x55\xaa").ljust(1 << 20, b"\0")
 DIGEST = f"sha256:{hashlib.sha256(DISK).hexdigest()}"

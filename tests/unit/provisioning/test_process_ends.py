@@ -14,7 +14,8 @@ from bmi.errors import BmcUnreachable, StorageUnreachable
 from bmi.parts import Parts
 from bmi.provisioning import engine
 from bmi.settings import Settings
-from tests.unit.conftest import FakeDnsmasq, FakeNodeHttp, Site
+from tests.fakes import FakeDnsmasq, FakeNodeHttp
+from tests.service import Site
 from tests.unit.provisioning.test_provision import NOTHING, left, node, provision
 
 Process = Callable[[Callable[[TestClient, Parts], None]], None]
