@@ -15,6 +15,8 @@ from bmi import __version__, schema
 from bmi.access import routes as access_routes
 from bmi.access import service as access
 from bmi.api.common import Version
+from bmi.audit import routes as audit_routes
+from bmi.audit.middleware import AuditMiddleware
 from bmi.boot.dnsmasq import Dnsmasq
 from bmi.boot.listen import NodeHttp
 from bmi.boot.monitor import Monitor
@@ -85,7 +87,7 @@ def build_parts(settings: Settings, roles: Collection[Role] = EVERYTHING) -> Par
         settings=settings,
         site=site,
         db=db,
-        vault=Vault(settings.key_file or settings.state_dir / "secret.key"),
+        vault=Vault(settings.vault_file),
         signals=Signals(db),
         storage=_driver("storage", settings.storage, site),
         switches={name: _driver("switch", named, site) for name, named in settings.switches.items()},
@@ -207,6 +209,7 @@ def build_app(parts: Parts, roles: Collection[Role] = EVERYTHING) -> FastAPI:
         redoc_url=None,
     )
     answer_errors(app)
+    app.add_middleware(AuditMiddleware, db=parts.db, trusted=parts.settings.api.trusted_proxies)
 
     @app.get("/v1/version", tags=["version"])
     def version() -> Version:
@@ -226,6 +229,7 @@ def build_app(parts: Parts, roles: Collection[Role] = EVERYTHING) -> FastAPI:
         image_edit_routes,
         operations_routes,
         doctor_routes,
+        audit_routes,
     ):
         app.include_router(room.router, prefix="/v1")
     return app

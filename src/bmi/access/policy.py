@@ -5,6 +5,7 @@ from enum import StrEnum
 from uuid import UUID
 
 from bmi.api.access import Role
+from bmi.audit import trail
 from bmi.errors import NotAllowed, NotFound
 
 
@@ -34,6 +35,7 @@ class Action(StrEnum):
     DOCTOR = "doctor"
     DOCTOR_REPAIR = "doctor.repair"
     MEMBERS = "members"
+    AUDIT_READ = "audit.read"
 
 
 LEAST_ROLE: dict[Action, Role] = {
@@ -61,6 +63,7 @@ LEAST_ROLE: dict[Action, Role] = {
     Action.DOCTOR: Role.ADMIN,
     Action.DOCTOR_REPAIR: Role.ADMIN,
     Action.MEMBERS: Role.ADMIN,
+    Action.AUDIT_READ: Role.MANAGER,
 }
 
 _RANK = {role: rank for rank, role in enumerate((Role.VIEWER, Role.MEMBER, Role.MANAGER, Role.ADMIN))}
@@ -106,6 +109,7 @@ def authorize(
         NotFound: The caller may not know that the thing exists.
         NotAllowed: The caller may see the thing, but not do this.
     """
+    trail.asked(action, thing, project)
     if caller.admin:
         return
     free = project is None and action in READABLE_BY_ALL | USABLE_BY_ALL
