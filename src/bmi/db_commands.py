@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from bmi import schema
+from bmi.audit import service as audit
 from bmi.cli import apps, output
 from bmi.db import Db
 from bmi.errors import ImportRefused, SettingsInvalid
@@ -28,11 +29,12 @@ _COUNTED: dict[What, str] = {"there": "there already", "left out": "left out"}
 @app.command()
 def upgrade(config: Config = None) -> None:
     """Give the database the tables that this release needs; all services that use it must be stopped."""
-    with _database(config) as db:
+    with open_database(config) as db:
         done = schema.upgrade(db)
         if not done.steps:
             typer.echo(f"{db.name} has schema {done.before.needed} already; nothing was done")
             return
+        audit.write_local(db, "db.upgrade", f"schema {done.before.found or 'none'} -> {done.before.needed}")
         for step in done.steps:
             typer.echo(step)
         typer.echo(f"{db.name}: schema {done.before.found or 'none'} -> {done.before.needed}{done.remark}")
@@ -43,7 +45,7 @@ def current(
     config: Config = None, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
 ) -> None:
     """Show which tables the database has, and which ones this release needs."""
-    with _database(config) as db:
+    with open_database(config) as db:
         found = schema.look(db)
         if as_json:
             values = {
@@ -62,7 +64,7 @@ def current(
 @app.command()
 def check(config: Config = None) -> None:
     """Say whether this release can use the database as it is: exit status 0 if so, 1 if not."""
-    with _database(config) as db:
+    with open_database(config) as db:
         schema.require(db)
         typer.echo(f"{db.name} has schema {schema.look(db).needed}, as this release needs")
 
@@ -80,9 +82,11 @@ def import_legacy(
     ] = False,
 ) -> None:
     """Take over projects, images, snapshots and disks of the original BMI; Ceph is not touched."""
-    with _database(config) as db:
+    with open_database(config) as db:
         schema.require(db)
         plan = take_over(db, file, uid=uid, snapshot_name=snapshot_name, dry_run=dry_run)
+        if not dry_run and not plan.of("conflict"):
+            audit.write_local(db, "db.import-legacy", f"{file.name}: {len(plan.of('make'))} rows")
     _show(plan)
     counts = ", ".join(f"{words}: {len(plan.of(what))}" for what, words in _COUNTED.items())
     if conflicts := plan.of("conflict"):
@@ -93,8 +97,23 @@ def import_legacy(
     typer.echo(f"{'would be made' if dry_run else 'made'}: {len(plan.of('make'))}, {counts}")
 
 
+@app.command("prune-audit")
+def prune_audit(
+    days: Annotated[
+        int, typer.Argument(help="Remove lines of the audit trail older than this; 30 at least.")
+    ],
+    config: Config = None,
+) -> None:
+    """Remove old lines of the audit trail; that it was done stays in it. The service may run meanwhile."""
+    with open_database(config) as db:
+        schema.require(db)
+        removed, before = audit.prune(db, days)
+    typer.echo(f"{removed} lines from before {before:%Y-%m-%d %H:%M:%S} UTC were removed")
+
+
 @contextmanager
-def _database(config: Path | None) -> Iterator[Db]:
+def open_database(config: Path | None) -> Iterator[Db]:
+    """Open the database that the settings name, for a command."""
     settings = load_settings(config)
     db = Db(settings.database_url, command=True)
     if db.sqlite and not settings.state_dir.is_dir() and settings.database.url is None:

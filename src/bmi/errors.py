@@ -132,6 +132,13 @@ class Unconfirmed(BmiError):
     transient = True
 
 
+class AuditFailed(BmiError):
+    """A request could not be written into the audit trail, so its answer was not given."""
+
+    code = "audit-failed"
+    status = 503
+
+
 class ImportRefused(BmiError):
     """A database of the original BMI cannot be taken over as it is."""
 

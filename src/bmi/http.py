@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from bmi.access.policy import Caller
 from bmi.access.service import authenticate
 from bmi.api.common import Problem
+from bmi.audit import trail
 from bmi.db import PAGE_DEFAULT, PAGE_LIMIT
 from bmi.errors import BmiError, NotAuthenticated
 from bmi.parts import Parts
@@ -126,6 +127,7 @@ def _of_status(status: int, code: str, detail: str, next_step: str) -> Problem:
 
 
 def _answer(found: Problem) -> JSONResponse:
+    trail.answered(found.code)
     headers = {"WWW-Authenticate": "Bearer"} if found.status == 401 else None
     return JSONResponse(
         found.model_dump(),

@@ -66,7 +66,13 @@ def _answer(settings: Settings, roles: Collection[Role]) -> None:
         log.info("the first admin's token is in %s", file)
     app = build_app(parts, roles)
     server = uvicorn.Server(
-        uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5)
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,  # uvicorn would believe everybody on this host; the audit trail asks the settings
+            timeout_graceful_shutdown=5,
+        )
     )
     server.run(sockets=[listener])
     if not server.started:

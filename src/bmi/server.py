@@ -16,6 +16,8 @@ from bmi.access import routes as access_routes
 from bmi.access import service as access
 from bmi.access.rules import PUBLIC, rules
 from bmi.api.common import Version
+from bmi.audit import routes as audit_routes
+from bmi.audit.middleware import AuditMiddleware
 from bmi.boot.dnsmasq import Dnsmasq
 from bmi.boot.listen import NodeHttp
 from bmi.boot.monitor import Monitor
@@ -86,7 +88,7 @@ def build_parts(settings: Settings, roles: Collection[Role] = EVERYTHING) -> Par
         settings=settings,
         site=site,
         db=db,
-        vault=Vault(settings.key_file or settings.state_dir / "secret.key"),
+        vault=Vault(settings.vault_file),
         signals=Signals(db),
         storage=_driver("storage", settings.storage, site),
         switches={name: _driver("switch", named, site) for name, named in settings.switches.items()},
@@ -209,6 +211,7 @@ def build_app(parts: Parts, roles: Collection[Role] = EVERYTHING) -> FastAPI:
         redoc_url=None,
     )
     answer_errors(app)
+    app.add_middleware(AuditMiddleware, db=parts.db, trusted=parts.settings.api.trusted_proxies)
 
     @app.get("/openapi.json", include_in_schema=False, dependencies=[PUBLIC])
     def openapi() -> dict[str, Any]:
@@ -232,6 +235,7 @@ def build_app(parts: Parts, roles: Collection[Role] = EVERYTHING) -> FastAPI:
         image_edit_routes,
         operations_routes,
         doctor_routes,
+        audit_routes,
     ):
         app.include_router(room.router, prefix="/v1")
     rules(app.routes)

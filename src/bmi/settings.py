@@ -35,6 +35,8 @@ class Api(Section):
 
     host: str = "127.0.0.1"
     port: int = Field(6230, ge=1, le=65535)
+    trusted_proxies: list[IPv4Network | IPv6Network] = []
+    """Networks of proxies in front of the API: from these alone X-Forwarded-For is taken for who asks."""
 
 
 class Database(Section):
@@ -181,6 +183,11 @@ class Settings(BaseSettings):
     def spool(self) -> Path:
         """Folder of uploads, of files on their way in and of exports."""
         return self.intake.spool or self.state_dir / "spool"
+
+    @property
+    def vault_file(self) -> Path:
+        """File of the keys that secrets in the database are sealed with."""
+        return self.key_file or self.state_dir / "secret.key"
 
     @property
     def database_url(self) -> str:

@@ -2,6 +2,7 @@
 
 from bmi import events
 from bmi.access import models as access
+from bmi.audit import models as audit
 from bmi.boot import models as boot
 from bmi.gateways import models as gateways
 from bmi.images import models as images
@@ -10,4 +11,15 @@ from bmi.networks import models as networks
 from bmi.nodes import models as nodes
 from bmi.provisioning import models as provisioning
 
-__all__ = ["access", "boot", "events", "gateways", "images", "legacy", "networks", "nodes", "provisioning"]
+__all__ = [
+    "access",
+    "audit",
+    "boot",
+    "events",
+    "gateways",
+    "images",
+    "legacy",
+    "networks",
+    "nodes",
+    "provisioning",
+]

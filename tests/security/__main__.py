@@ -1,7 +1,8 @@
-"""`python -m tests.security`: what callers may do, what the API does with any input, what linters say."""
+"""`python -m tests.security`: who may do what, any input, where secrets are written, what linters say."""
 
 import argparse
 import logging
+import subprocess
 import sys
 import tempfile
 import time
@@ -20,6 +21,8 @@ from tests.security.fuzz import EXAMPLES, fuzz
 from tests.security.table import access_table
 from tests.security.walk import make_things, walk
 from tests.service import Site, memory_site
+
+_CANARIES = 1800  # seconds
 
 
 class Told:
@@ -50,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     told = Told()
     _walk(told, options.report)
     _fuzz(told, options.examples)
+    _canaries(told)
     _lint(told)
     print(f"security: {told.routes} routes, {told.checks} checks, {told.findings} findings")
     return 1 if told.findings else 0
@@ -77,6 +81,28 @@ def _fuzz(told: Told, examples: int) -> None:
         told.add(
             f"the API's description, with a token of a {role} ({statuses})", found.cases, findings, began
         )
+
+
+def _canaries(told: Told) -> None:
+    """Run the search for planted secrets, and tell where it looked."""
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-s", "tests/integration/test_canaries.py"],
+        capture_output=True,
+        text=True,
+        timeout=_CANARIES,
+        check=False,
+    )
+    lines = done.stdout.splitlines()
+    searched = [line for line in lines if line.startswith(("searched", "held"))]
+    print("\n".join(searched))
+    counts = [int(line.split()[1]) for line in searched if line.startswith("searched")]
+    told.add(
+        "files, answers, rows, processes searched for planted secrets",
+        sum(counts),
+        lines[-1:] if done.returncode or not counts else [],
+        began,
+    )
 
 
 def _lint(told: Told) -> None:

@@ -98,6 +98,7 @@ REQUESTS: dict[tuple[str, str], Any] = {
     ("POST", "/v1/operations/{operation}/cancel"): None,
     ("POST", "/v1/operations/{operation}/retry"): None,
     ("GET", "/v1/members"): None,
+    ("GET", "/v1/audit"): None,
     ("GET", "/v1/doctor"): None,
     ("POST", "/v1/doctor/repair"): {},
 }

@@ -1,13 +1,17 @@
 import json
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from sqlalchemy import select, text
 
 from bmi.access.models import Project
+from bmi.api.audit import Outcome
+from bmi.audit.models import Audit
 from bmi.cli.main import run
-from bmi.db import Db
+from bmi.db import Db, now
+from bmi.ids import new_id
 from tests.unit.legacy.conftest import MakeOld, make_old
 
 assert make_old  # a fixture
@@ -118,3 +122,33 @@ def test_without_a_service_there_is_no_database_to_look_at(
     assert run(["db", "check", "--config", str(file)]) == 1
     assert "no service has run with these settings" in capsys.readouterr().err
     assert not (tmp_path / "missing").exists()
+
+
+def test_old_lines_of_the_audit_trail_go_and_that_they_did_stays(bmi: Bmi, database_url: str) -> None:
+    status, out, err = bmi("prune-audit", "29")
+    assert (status, out) == (1, "")
+    assert "30 days at least" in err
+    db = Db(database_url)
+    with db.write() as session:
+        for days in (90, 10):
+            at = now() - timedelta(days=days)
+            session.add(
+                Audit(
+                    at=at,
+                    action="project.write",
+                    route="POST /v1/projects",
+                    thing=str(days),
+                    address="",
+                    outcome=Outcome.DONE,
+                    status=201,
+                    request_id=new_id(),
+                )
+            )
+    status, out, err = bmi("prune-audit", "30")
+    assert (status, err) == (0, "")
+    assert out.startswith("1 lines from before")
+    with db.read() as session:
+        left = list(session.scalars(select(Audit).order_by(Audit.at)))
+        assert [row.thing for row in left if row.action == "project.write"] == ["10"]
+        assert left[-1].action == "audit.prune"
+    db.close()

@@ -8,6 +8,7 @@ from enum import StrEnum
 from uuid import UUID
 
 from bmi.api.access import Role
+from bmi.audit import trail
 from bmi.errors import NotAllowed, NotFound, UndeclaredAction
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ class Action(StrEnum):
     DOCTOR = "doctor"
     DOCTOR_REPAIR = "doctor.repair"
     MEMBERS = "members"
+    AUDIT_READ = "audit.read"
 
 
 LEAST_ROLE: dict[Action, Role] = {
@@ -66,6 +68,7 @@ LEAST_ROLE: dict[Action, Role] = {
     Action.DOCTOR: Role.ADMIN,
     Action.DOCTOR_REPAIR: Role.ADMIN,
     Action.MEMBERS: Role.ADMIN,
+    Action.AUDIT_READ: Role.MANAGER,
 }
 
 _RANK = {role: rank for rank, role in enumerate((Role.VIEWER, Role.MEMBER, Role.MANAGER, Role.ADMIN))}
@@ -136,6 +139,7 @@ def authorize(
         NotAllowed: The caller may see the thing, but not do this.
         UndeclaredAction: The route has not declared that it asks for this.
     """
+    trail.asked(action, thing, project)
     require_declared(action)
     if caller.admin:
         return

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from bmi.access.models import Installation, Project, Token
 from bmi.access.policy import OFFERED, READABLE_BY_ALL, Action, Caller, authorize, require_declared, unknown
 from bmi.api.access import Role, TokenCreate
+from bmi.audit import trail
 from bmi.db import Db, Table, now
 from bmi.errors import AlreadyExists, BadRequest, InUse, NotAuthenticated
 
@@ -55,6 +56,7 @@ def authenticate(session: Session, secret: str) -> Caller:
     token = session.scalar(select(Token).where(Token.digest == _digest(secret)))
     if token is None or (token.expires_at is not None and token.expires_at <= now()):
         raise NotAuthenticated("the token is unknown or has expired", next_step="log in again: bmi login URL")
+    trail.identified(token.name, token.id, token.project_id)
     return Caller(token=token.name, role=token.role, project=token.project_id)
 
 

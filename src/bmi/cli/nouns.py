@@ -26,6 +26,7 @@ _HELP = {
     "worker": "Run a worker alone: it carries operations out.",
     "gateway": "Run a gateway alone: it serves disks and boots nodes.",
     "db": "The service's database: upgrade, check, import an old one.",
+    "secrets": "The keys of the secrets in the database: change them, check them.",
     "lab": "Run a virtual data centre to try things out in.",
 }
 
@@ -49,6 +50,7 @@ NOUNS = (
     Noun("op", "Operations: follow, wait for, cancel long work.", WATCH),
     Noun("doctor", "Compare what really exists with what should, and mend it.", WATCH),
     Noun("members", "Gateways and workers: which live, and what they carry.", WATCH),
+    Noun("audit", "Who changed what, from where, and who was refused.", WATCH),
     Noun("login", "Save where the service is, and your token.", CONNECT),
     Noun("whoami", "Show who your token stands for.", CONNECT),
     Noun("version", "Show the versions of this command and of the service.", CONNECT),

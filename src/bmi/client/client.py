@@ -8,6 +8,7 @@ import httpx2
 from bmi.api.access import Identity
 from bmi.api.common import Version
 from bmi.api.doctor import Repair, Repaired, Report
+from bmi.client.audit import AuditCalls
 from bmi.client.disks import Disks
 from bmi.client.exports import Exports
 from bmi.client.image_edits import ImageEdits
@@ -66,6 +67,7 @@ class Client:
         self.disks = Disks(self._transport)
         self.operations = Operations(self._transport)
         self.members = Members(self._transport)
+        self.audit = AuditCalls(self._transport)
 
     def __repr__(self) -> str:
         return f"Client({self.url!r}, project={self.project!r})"

@@ -1,0 +1,444 @@
+"""Secrets that can be recognised are put wherever one can be given or is made; then all that is written is read.
+
+A service in a process of its own, with Open vSwitch, tgtd, dnsmasq and the storage `local`, works with them, also
+in ways that go wrong. What is found where it may not be is a leak. `pytest -s` prints the places searched.
+"""
+
+import base64
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import httpx2
+import pytest
+from sqlalchemy import MetaData, create_engine, select
+
+from bmi import connect, server
+from bmi.boot import service as boot
+from bmi.boot.models import Boot
+from bmi.ids import new_id
+from bmi.images.models import Image
+from bmi.settings import load_settings
+from bmi.wait import wait_until
+from tests.databases import Cluster, cluster, free_port
+from tests.integration.test_doctor import LOADERS, SIZE, dismantle
+from tests.wires import rack, running_switch
+
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: run as root"),
+    pytest.mark.timeout(900),
+]
+
+BIGGEST = 64 << 20  # bytes of a file that are searched; sparse pools are bigger
+
+MAY_HOLD: dict[tuple[str, str], str] = {
+    (
+        "admin-token",
+        "*/state/admin.token",
+    ): "the first admin's token, for whoever may read the service's files",
+    ("vault-key", "*/state/secret.key"): "the key file itself",
+    ("database-password", "*/bmi.toml"): "the settings that name it",
+    ("database-password", "*/pg/pgpass"): "the lab's own note of it",
+    ("user-data", "*/state/bmi.db*"): "what a node is to run is data that the service has to keep",
+    ("user-data", "*/pg/data/*"): "the same, on PostgreSQL",
+    ("user-data", "*/state/storage/*"): "seeds, which the nodes read",
+    ("boot-token", "*/state/storage/*"): "seeds: whereby the node reports",
+    ("boot-token", "/run/bmi/*"): "DHCP tells it to the node",
+}
+"""Which secret may stand in which files in the clear, none of which others can read."""
+
+ROWS_MAY_HOLD = {
+    ("user-data", "boots"): "rendered into the seed",
+    ("user-data", "operations"): "asked for again by a retry",
+}
+
+
+@dataclass
+class Searched:
+    """What was looked through, and what was found."""
+
+    secrets: dict[str, str]
+    places: dict[str, int] = field(default_factory=dict)
+    leaks: set[str] = field(default_factory=set)
+    held: set[str] = field(default_factory=set)
+    """Secrets found where they have to be."""
+
+    def text(self, place: str, content: bytes, *, allowed: frozenset[str] = frozenset()) -> set[str]:
+        self.places[place] = self.places.get(place, 0) + 1
+        found = {
+            name for name, secret in self.secrets.items() if any(form in content for form in _forms(secret))
+        }
+        self.leaks |= {f"{name} in {place}" for name in found - allowed}
+        return found
+
+    def file(self, group: str, path: Path) -> None:
+        try:
+            with path.open("rb") as file:
+                content = file.read(BIGGEST)
+        except OSError:
+            return
+        self.places[group] = self.places.get(group, 0) + 1
+        for name, secret in self.secrets.items():
+            if any(form in content for form in _forms(secret)):
+                allowed = any(name == kind and fnmatch(str(path), glob) for kind, glob in MAY_HOLD)
+                if not allowed:
+                    self.leaks.add(f"{name} in {path}")
+                elif _others_can_read(path):
+                    self.leaks.add(f"{name} in {path}, which others can read")
+                else:
+                    self.held.add(f"{name} in {path}")
+
+
+def _forms(secret: str) -> list[bytes]:
+    """Return a secret as it may be written: as it is, quoted, in base64 wherever it begins in it."""
+    raw = secret.encode()
+    forms = {raw, quote(secret, safe="").encode()}
+    for shift in range(3):
+        coded = base64.b64encode(b"\0" * shift + raw)
+        forms.add(coded[4 if shift else 0 : len(coded) // 4 * 4 - 4])
+    return [form for form in forms if len(form) >= 12]
+
+
+def _others_can_read(path: Path) -> bool:
+    if not path.stat().st_mode & 0o004:
+        return False
+    return all(folder.stat().st_mode & 0o001 for folder in path.parents)
+
+
+class ProcessWatch(threading.Thread):
+    """Reads the command line and the environment of every process on the host, over and over."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.seen: dict[str, set[bytes]] = {"cmdline": set(), "environ": set()}
+        self.processes: set[str] = set()
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        own = str(os.getpid())
+        while not self._over.is_set():
+            for process in Path("/proc").glob("[0-9]*"):
+                if process.name == own:
+                    continue
+                for what, contents in self.seen.items():
+                    try:
+                        contents.add((process / what).read_bytes())
+                    except OSError:
+                        continue
+                self.processes.add(process.name)
+            self._over.wait(0.02)
+
+    def stop(self) -> None:
+        self._over.set()
+        self.join()
+
+
+@dataclass
+class Service:
+    """A service that runs, and what it was given."""
+
+    folder: Path
+    config: Path
+    log: Path
+    url: str
+    secrets: dict[str, str]
+    nodes: list[Any]
+    answers: list[tuple[str, bytes]] = field(default_factory=list)
+
+    def ask(self, method: str, path: str, *, token: str | None = None, **body: Any) -> httpx2.Response:
+        headers = {"Authorization": f"Bearer {token or self.secrets['admin-token']}"}
+        with httpx2.Client(base_url=self.url, headers=headers, timeout=120) as client:
+            answer = client.request(method, f"/v1/{path}", **body)
+        self.answers.append((f"{method} /v1/{path.partition('?')[0]}", answer.content))
+        return answer
+
+    def ended(self, answer: httpx2.Response) -> dict[str, Any]:
+        assert answer.status_code == 202, answer.text
+        path = answer.headers["Location"].removeprefix("/v1/")
+        end = time.monotonic() + 240
+        while True:
+            operation: dict[str, Any] = self.ask("GET", f"{path}?wait=20").json()
+            if operation["ended_at"]:
+                return operation
+            assert time.monotonic() < end, operation
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def service(request: pytest.FixtureRequest) -> Iterator[Service]:
+    folder = Path(tempfile.mkdtemp(prefix="bmi-canary-"))
+    folder.chmod(0o755)  # dnsmasq serves iPXE from it as a user of its own
+    (folder / "tftp").mkdir()
+    for name in LOADERS:
+        shutil.copy(Path("/usr/lib/ipxe", name), folder / "tftp")
+    secrets = {
+        name: f"canary-{name}-{os.urandom(9).hex()}"
+        for name in ("bmc-password", "other-bmc-password", "user-data", "wrong-token", "url-key", "misplaced")
+    }
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder)
+        database = ""
+        if request.param == "postgresql":
+            pg: Cluster = stack.enter_context(cluster())
+            secrets["database-password"] = pg.server.password_file.read_text().strip().rpartition(":")[2]
+            url = stack.enter_context(pg.database()).partition("?")[0]
+            database = url.replace("@", f":{secrets['database-password']}@")
+        switch = stack.enter_context(running_switch(folder))
+        bench = stack.enter_context(rack(switch))
+        nodes = [bench.node() for _ in range(3)]
+        config, port = folder / "bmi.toml", free_port()
+        config.touch(0o600)
+        config.write_text(
+            f'state_dir = "{folder}/state"\ncache_dir = "{folder}/cache"\n'
+            f"[api]\nport = {port}\n"
+            + (f'[database]\nurl = "{database}"\n' if database else "")
+            + f'[storage]\ndriver = "local"\noptions = {{pool_size = "2GiB"}}\n'
+            f'[leg]\ndriver = "ovs"\noptions = {{database = "{switch.db}", namespace = "{switch.namespace}"}}\n'
+            f'[power.memory]\nunreachable = ["bmc-dead"]\n[power.redfish]\n'
+            f'[switches.lab]\ndriver = "ovs"\noptions = {{database = "{switch.db}"}}\n'
+            f'[boot]\ntftp_root = "{folder}/tftp"\n'
+        )
+        settings = load_settings(config)
+        stack.callback(dismantle, settings)
+        _golden(settings, folder)
+        log = folder / "service.log"
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "bmi.cli", "serve", "--config", str(config)],
+                stdout=out,
+                stderr=out,
+                env={**os.environ, "TMPDIR": str(folder / "tmp")},
+            )
+        (folder / "tmp").mkdir(exist_ok=True)
+        stack.callback(_end, process)
+        found = Service(folder, config, log, f"http://127.0.0.1:{port}", secrets, nodes)
+        wait_until(lambda: _answers(found.url), deadline=120, what="the service", next_step=f"see {log}")
+        secrets["admin-token"] = (folder / "state/admin.token").read_text().strip()
+        secrets["vault-key"] = (folder / "state/secret.key").read_text().strip()
+        yield found
+
+
+def _golden(settings: Any, folder: Path) -> None:
+    parts = server.build_parts(settings)
+    try:
+        parts.storage.prepare()
+        image, raw = new_id(), folder / "golden.raw"
+        with raw.open("wb") as file:
+            file.truncate(SIZE)
+        parts.storage.import_image(image, raw, lambda done, total: None)
+        with parts.db.write() as session:
+            session.add(Image(id=image, name="golden", state="ready", origin="import", size=SIZE))
+    finally:
+        parts.close()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(60)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(10)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx2.get(f"{url}/v1/version", timeout=5).status_code == 200
+    except httpx2.RequestError:
+        return False
+
+
+def _made_secrets(service: Service) -> None:
+    """Read from the vault what the service made for the boots that there are."""
+    settings = load_settings(service.config)
+    from bmi.db import Db
+    from bmi.vault import Vault
+
+    db, vault = Db(settings.database_url), Vault(settings.vault_file)
+    try:
+        with db.read() as session:
+            for row in session.scalars(select(Boot)):
+                service.secrets["chap"] = vault.open(row.chap_secret)
+                service.secrets["boot-token"] = vault.derive(boot._TOKEN, str(row.id))
+    finally:
+        db.close()
+
+
+def _work(service: Service, look: Callable[[], None]) -> None:
+    """Do what a day brings, and what goes wrong on it; look at what is written while a node is active."""
+    ask, secrets = service.ask, service.secrets
+    ask("POST", "projects", json={"name": "red"})
+    made = ask("POST", "tokens", json={"name": "m", "role": "manager", "project": "red"}).json()
+    service.answers.pop()  # the one answer that shows it
+    member = secrets["api-token"] = made["secret"]
+    for number, (driver, address) in enumerate(
+        (("memory", "bmc-1"), ("memory", "bmc-dead"), ("redfish", "")), 1
+    ):
+        node = service.nodes[number - 1]
+        name = "bmc-password" if driver == "memory" else "other-bmc-password"
+        bmc = {
+            "driver": driver,
+            "address": address or f"https://127.0.0.1:{free_port()}",
+            "username": "u",
+            "password": secrets[name],
+        }
+        nics = [{"mac": node.mac.hex(":"), "switch": "lab", "port": node.port}]
+        body = {"name": f"n{number}", "bmc": bmc, "nics": nics}
+        assert ask("POST", "nodes", json=body).status_code == 201
+        ask("POST", "nodes", json=body)  # it exists
+    service.ended(ask("POST", "networks", json={"name": "net"}, token=member))
+    body = {"image": "golden", "network": "net", "user_data": f"#!/bin/sh\n# {secrets['user-data']}\n"}
+    failed = service.ended(ask("POST", "nodes/n2/provision", json={**body, "until": "power"}, token=member))
+    assert failed["state"] == "failed", failed
+    service.ended(ask("POST", f"operations/{failed['id']}/retry", token=member))
+    well = service.ended(ask("POST", "nodes/n1/provision", json={**body, "until": "power"}, token=member))
+    assert well["state"] == "succeeded", well
+    _made_secrets(service)
+    look()
+    ask("GET", "nodes/n3/power")
+    ask("POST", "nodes/n3/power", json={"action": "on"})
+    ask("GET", "doctor")
+    ask("POST", "doctor/repair", json={})
+    url = f"http://127.0.0.1:1/image.raw?key={secrets['url-key']}"
+    service.ended(ask("POST", "images/import", json={"name": "fetched", "url": url}, token=member))
+    # Wrong inputs.
+    lost = secrets["misplaced"]
+    ask("POST", "nodes", json={"name": "x", "bmc": {"password": {"oops": lost}}, "nics": []})
+    ask("POST", "nodes", json={"name": "x", "bmc": {"address": "a", "passwort": lost}, "nics": []})
+    ask("POST", "nodes", content=f'{{"name": "x", "password": "{lost}"'.encode())
+    ask("POST", "nodes/n1/provision", json={**body, "password": lost}, token=member)
+    ask("GET", f"nodes?token={lost}")
+    ask("GET", "nodes", token=secrets["wrong-token"])
+    ask("POST", "projects", json={"name": "blue"}, token=member)
+    ended = service.ended(ask("POST", "nodes/n1/deprovision", json={}, token=member))
+    assert ended["state"] == "succeeded", ended
+
+
+def _search(service: Service, watch: ProcessWatch, found: Searched) -> None:
+    for where, content in service.answers:
+        found.text(f"answer of {where.partition(' ')[0]}", content)
+    for path in (
+        "nodes",
+        "operations",
+        "audit",
+        "tokens",
+        "projects",
+        "images",
+        "networks",
+        "disks",
+        "doctor",
+    ):
+        found.text(f"API: /v1/{path}", service.ask("GET", path).content)
+    for node in ("n1", "n2", "n3"):
+        found.text("API: events of nodes", service.ask("GET", f"nodes/{node}/events").content)
+    for operation in service.ask("GET", "operations").json()["items"]:
+        path = f"operations/{operation['id']}/history"
+        found.text("API: history of operations", service.ask("GET", path).content)
+    for what, contents in watch.seen.items():
+        for content in contents:
+            found.text(f"/proc/*/{what}", content)
+    found.text("the service's log", service.log.read_bytes())
+    _search_rows(service, found)
+
+
+def _search_files(service: Service, since: float, found: Searched) -> None:
+    for path in service.folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            found.file(f"{service.folder.name}/{path.relative_to(service.folder).parts[0]}", path)
+    for folder in (Path("/run/bmi"), Path("/tmp"), Path("/var/tmp"), Path("/var/log")):
+        for path in folder.rglob("*"):
+            if service.folder in path.parents or path.is_symlink():
+                continue
+            try:
+                if path.is_file() and path.stat().st_mtime >= since:
+                    found.file(f"{folder}, changed since", path)
+            except OSError:
+                continue
+
+
+def _search_rows(service: Service, found: Searched) -> None:
+    engine = create_engine(connect.parse(load_settings(service.config).database_url))
+    try:
+        for schema in (None, "dbos"):
+            tables = MetaData()
+            if schema is None or engine.dialect.name != "sqlite":
+                tables.reflect(engine, schema=schema)
+            for table in tables.sorted_tables:
+                allowed = frozenset(kind for kind, name in ROWS_MAY_HOLD if name == table.name)
+                with engine.connect() as connection:
+                    for row in connection.execute(table.select()):
+                        found.text(f"rows of {table.fullname}", repr(tuple(row)).encode(), allowed=allowed)
+    finally:
+        engine.dispose()
+
+
+def test_no_secret_is_anywhere_but_where_it_has_to_be(service: Service) -> None:
+    since = time.time()
+    found, watch = Searched(service.secrets), ProcessWatch()
+    watch.start()
+    try:
+        _work(service, lambda: _search_files(service, since, found))
+    finally:
+        watch.stop()
+    _search(service, watch, found)
+    _search_files(service, since, found)
+    print(f"\nsecrets: {', '.join(sorted(service.secrets))}")
+    print(f"processes seen: {len(watch.processes)}")
+    for place, count in sorted(found.places.items()):
+        print(f"searched {count:5} x {place}")
+    for line in sorted(found.held):
+        print(f"held, as it has to be: {line}")
+    assert {"chap", "boot-token", "api-token", "admin-token", "vault-key"} <= set(service.secrets)
+    assert found.leaks == set()
+
+
+def test_what_is_planted_is_found(tmp_path: Path) -> None:
+    """A search that finds nothing may be blind: here it is not."""
+    secret = f"canary-planted-{os.urandom(9).hex()}"
+    (tmp_path / "log").write_text(f"password={secret}\n")
+    (tmp_path / "coded").write_bytes(base64.b64encode(f"user:{secret}".encode()))
+    (tmp_path / "state").mkdir()
+    key_file = tmp_path / "state" / "secret.key"
+    key_file.write_text(secret)
+    key_file.chmod(0o600)
+    watch = ProcessWatch()
+    with subprocess.Popen(
+        [sys.executable, "-c", "import sys; sys.stdin.read()", secret],
+        stdin=subprocess.PIPE,
+        env={**os.environ, "PLANTED": secret},
+    ) as process:
+        watch.start()
+        wait_until(lambda: str(process.pid) in watch.processes, deadline=30, what="a look", next_step="")
+        wait_until(
+            lambda: any(secret.encode() in content for content in list(watch.seen["environ"])),
+            deadline=30,
+            what="a look",
+            next_step="",
+        )
+        watch.stop()
+        process.communicate()
+    found = Searched({"vault-key": secret})
+    for path in (tmp_path / "log", tmp_path / "coded", key_file):
+        found.file("planted", path)
+    for what, contents in watch.seen.items():
+        for content in contents:
+            found.text(f"/proc/*/{what}", content)
+    found.text("answer", b"..." + quote(secret).encode())
+    assert found.leaks == {
+        f"vault-key in {tmp_path}/log",
+        f"vault-key in {tmp_path}/coded",
+        "vault-key in /proc/*/cmdline",
+        "vault-key in /proc/*/environ",
+        "vault-key in answer",
+    }
+    assert not any("secret.key" in leak for leak in found.leaks)
