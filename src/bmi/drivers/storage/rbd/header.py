@@ -8,6 +8,7 @@ there is none, and callers open the image.
 
 import struct
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from bmi.drivers.storage.rbd.bindings import rados
@@ -18,6 +19,11 @@ ID_OBJECT = "rbd_id."
 
 _HEADER_OBJECT = "rbd_header."
 _LOCK = b"rbd_lock"  # the lock of whoever writes
+_CHANGED = "\1\1\4\0\0\0\3\0\0\0"
+"""What watchers are told: NotifyMessage of librbd (WatchNotifyTypes.h), version 1, four bytes: HEADER_UPDATE, 3."""
+
+_ANSWER = 1000  # milliseconds in which a living watcher has answered
+_DEADLINE = 10.0  # seconds
 _VERSIONED = struct.Struct("<BBI")  # version, least version of a reader, length
 _COUNT = struct.Struct("<I")
 _POOL = struct.Struct("<q")
@@ -49,6 +55,25 @@ def read(session: Session, name: str) -> Header | None:
     except (rados.Error, struct.error, UnicodeDecodeError):
         return None
     return Header(id, parent, snapshots, lockers)
+
+
+def watched(session: Session, header: Header) -> bool:
+    """Say whether anybody has an image open for writing, also one who died less than half a minute ago.
+
+    OSDs do not list watchers to these bindings. So all who watch are told that the header may have changed: who
+    lives looks at it again, which does no harm, and answers; who died does not. Where nobody watches, nobody is
+    waited for.
+    """
+    answers: SimpleQueue[bool] = SimpleQueue()
+
+    def answered(_completion: Any, status: int, acks: list[Any] | None, silent: list[Any] | None) -> None:
+        answers.put(status < 0 or bool(acks or silent))
+
+    session.pool.aio_notify(f"{_HEADER_OBJECT}{header.id}", answered, _CHANGED, timeout_ms=_ANSWER)
+    try:
+        return answers.get(timeout=_DEADLINE)
+    except Empty:
+        return True  # Ceph itself is silent, as the next request will say
 
 
 def _ask(session: Session, key: str, cls: str, method: str, asked: bytes = b"") -> bytes:

@@ -46,13 +46,13 @@ def remove_named(session: Session, name: str, *, read_only: bool) -> bool:
 
 
 def _remove_unused(session: Session, name: str) -> bool:
-    """Remove an image that has no snapshots and that nobody writes to, without opening it first.
+    """Remove an image that has no snapshots and that nobody has open, without opening it first.
 
     Returns:
         Whether it was such a one.
     """
     found = header.read(session, name)
-    if found is None or found.snapshots or found.lockers:
+    if found is None or found.snapshots or found.lockers or header.watched(session, found):
         return False
     try:
         session.rbd.remove(session.pool, name)
