@@ -52,6 +52,11 @@ class Librbd:
         with rbd.Image(self._ioctx, _name(image)) as opened:
             opened.create_snap(_SNAPSHOT)
 
+    def copy(self, image: UUID, new_image: UUID) -> None:
+        self.clone(image, new_image)
+        with rbd.Image(self._ioctx, _name(new_image)) as opened:
+            opened.create_snap(_SNAPSHOT)
+
     def flatten(self, disk: UUID) -> None:
         with rbd.Image(self._ioctx, _name(disk)) as opened:
             opened.flatten()

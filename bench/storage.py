@@ -100,7 +100,10 @@ def compare(stores: Sequence[Store], measure: Callable[[Store], Times], *, round
 def take_turns(stores: Sequence[Store], measure: Callable[[Store], Times], rounds: int) -> Spent:
     spent: Spent = defaultdict(lambda: defaultdict(list))
     for turn in range(rounds):
-        for store in stores if turn % 2 else reversed(stores):
+        # Each of those on Ceph is first as often as the other one: the first pays for what is still written.
+        on_ceph = [store for store in stores if store.verbs.on_ceph]
+        others = [store for store in stores if not store.verbs.on_ceph]
+        for store in [*(on_ceph if turn % 2 else reversed(on_ceph)), *others]:
             for what, seconds in measure(store).items():
                 spent[what][store.verbs.name].append(seconds)
     return spent
@@ -143,15 +146,13 @@ def measure_one_after_another(stores: Sequence[Store]) -> None:
 def one_by_one(store: Store) -> Times:
     """The life of one disk and of the image made of it."""
     verbs, times = store.verbs, Times()
-    disk, image, between, derived = (new_id() for _ in range(4))
+    disk, image, derived = (new_id() for _ in range(3))
     with timed(times, "clone"):
         verbs.clone(store.golden, disk)
     with timed(times, "snapshot"):
         verbs.snapshot(disk, image)
-    with timed(times, "image from an image (clone, snapshot, remove)"):
-        verbs.clone(image, between)
-        verbs.snapshot(between, derived)
-        verbs.remove_disk(between)
+    with timed(times, "image from an image"):
+        verbs.copy(image, derived)
     with timed(times, "remove an image"):
         verbs.remove_image(derived)
     with timed(times, "remove an image that an image was made of"):

@@ -41,6 +41,8 @@ class Verbs(Protocol):
 
     def snapshot(self, disk: UUID, image: UUID) -> None: ...
 
+    def copy(self, image: UUID, new_image: UUID) -> None: ...
+
     def flatten(self, disk: UUID) -> None: ...
 
     def remove_disk(self, disk: UUID) -> None: ...
@@ -72,6 +74,9 @@ class Driver:
 
     def snapshot(self, disk: UUID, image: UUID) -> None:
         self._storage.snapshot(disk, image)
+
+    def copy(self, image: UUID, new_image: UUID) -> None:
+        self._storage.copy(image, new_image)
 
     def flatten(self, disk: UUID) -> None:
         self._storage.flatten(Volume(Kind.DISK, disk), _ignore)

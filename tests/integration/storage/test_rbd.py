@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 from uuid import UUID
 
 import pytest
@@ -19,7 +20,7 @@ import rbd
 
 from bmi.drivers import Outcome, Site
 from bmi.drivers.storage import Kind, Volume
-from bmi.drivers.storage.rbd import RbdStorage
+from bmi.drivers.storage.rbd import RbdStorage, header
 from bmi.errors import BadRequest, ImageInvalid, SettingsInvalid, StorageError, StorageUnreachable
 from bmi.ids import new_id
 from bmi.lab.ceph import Ceph
@@ -101,8 +102,9 @@ cluster = rados.Rados(rados_id=user, conffile=conf, conf={
     "keyring": keyring, "rados_osd_op_timeout": "20", "rbd_cache": "false"})
 cluster.connect()
 image = rbd.Image(cluster.open_ioctx(pool), name)
-image.write(b"held", 0)
-image.flush()
+if sys.argv[6:] != ["idle"]:
+    image.write(b"held", 0)
+    image.flush()
 print("holding", flush=True)
 for line in sys.stdin:
     try:
@@ -133,8 +135,9 @@ class Holder:
 
 
 @contextmanager
-def held(pool: TestPool, name: str) -> Iterator[Holder]:
-    words = [sys.executable, "-c", _HOLDER, *pool.arguments, name]
+def held(pool: TestPool, name: str, *, idle: bool = False) -> Iterator[Holder]:
+    """Let another process open an image, and write to it at once unless it is idle."""
+    words = [sys.executable, "-c", _HOLDER, *pool.arguments, name, *(["idle"] if idle else [])]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
@@ -415,13 +418,16 @@ def test_the_trash_of_others_is_left_alone(make: Make, store: RbdStorage, pool: 
     assert pool.trash() == {"theirs"}
 
 
-def test_a_disk_that_a_dead_client_has_open_goes_at_once(
-    store: RbdStorage, golden: UUID, pool: TestPool
+@pytest.mark.parametrize("idle", [False, True])
+@pytest.mark.parametrize("alive", [False, True])
+def test_a_disk_that_a_client_has_open_goes_at_once(
+    store: RbdStorage, golden: UUID, pool: TestPool, alive: bool, idle: bool
 ) -> None:
     made = new_id()
     store.clone(golden, made)
-    with held(pool, f"disk-{made}") as holder:
-        holder.kill()
+    with held(pool, f"disk-{made}", idle=idle) as holder:
+        if not alive:
+            holder.kill()
         assert pool.watchers(f"disk-{made}")
         began = time.monotonic()
 
@@ -429,6 +435,51 @@ def test_a_disk_that_a_dead_client_has_open_goes_at_once(
 
     assert time.monotonic() - began < 5
     assert pool.names() == {f"image-{golden}"}
+
+
+def test_an_image_is_known_without_being_opened(store: RbdStorage, golden: UUID, pool: TestPool) -> None:
+    made, frozen = new_id(), new_id()
+    store.clone(golden, made)
+    with store._connection.session("-") as session:
+        with pool.image(f"image-{golden}", read_only=True) as opened:
+            parent = opened.id()
+            assert header.read(session, f"image-{golden}") == header.Header(parent, None, 1, 0)
+        with held(pool, f"disk-{made}"):
+            store.snapshot(made, frozen)
+            found = header.read(session, f"disk-{made}")
+            assert found
+            assert header.watched(session, found)
+            with pool.image(f"disk-{made}", read_only=True) as opened:
+                assert found == header.Header(opened.id(), parent, 1, 1)
+        assert header.read(session, f"disk-{new_id()}") is None
+        untouched = new_id()
+        store.clone(golden, untouched)
+        nobodys = header.read(session, f"disk-{untouched}")
+        assert nobodys
+        assert not header.watched(session, nobodys)
+
+
+@pytest.mark.parametrize("answer", [b"", b"\x01", b"\xff" * 40])
+def test_what_ceph_does_not_answer_as_expected_is_found_out_by_opening(
+    store: RbdStorage, golden: UUID, pool: TestPool, answer: bytes
+) -> None:
+    made = new_id()
+    store.clone(golden, made)
+    with store._connection.session("-") as session, patch.object(session, "pool", Odd(session.pool, answer)):
+        assert header.read(session, f"disk-{made}") is None
+    with patch.object(header, "read", return_value=None):
+        assert store.remove(disk(made)) is Outcome.DONE
+    assert pool.names() == {f"image-{golden}"}
+
+
+class Odd:
+    """A pool whose OSDs speak another language."""
+
+    def __init__(self, pool: Any, answer: bytes) -> None:
+        self._pool, self._answer = pool, answer
+
+    def execute(self, *_words: Any) -> tuple[int, bytes]:
+        return len(self._answer), self._answer
 
 
 def test_a_snapshot_leaves_nothing_on_the_disk_once_its_image_is_gone(
@@ -730,7 +781,7 @@ from uuid import UUID
 import json
 from bmi.drivers import Site
 from bmi.drivers.storage import Kind, Volume
-from bmi.drivers.storage.rbd import RbdStorage
+from bmi.drivers.storage.rbd import RbdStorage, header
 from bmi.ids import new_id
 spec = json.loads(sys.argv[1])
 store = RbdStorage(spec["options"], Site(Path(spec["state"]), "0badcafe"))

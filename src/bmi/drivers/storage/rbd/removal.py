@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from bmi.drivers.storage import Kind, Volume
+from bmi.drivers.storage.rbd import header
 from bmi.drivers.storage.rbd.bindings import rbd
 from bmi.drivers.storage.rbd.fencing import cut_off, watchers
 from bmi.drivers.storage.rbd.names import MARK, volume_named
@@ -30,6 +31,8 @@ def remove(session: Session, volume: Volume) -> bool:
 
 def remove_named(session: Session, name: str, *, read_only: bool) -> bool:
     """Remove an image of BMI's, see `remove` and `strip`."""
+    if _remove_unused(session, name):
+        return True
     parent, cloned = strip(session, name, read_only=read_only)
     try:
         if cloned:
@@ -39,6 +42,23 @@ def remove_named(session: Session, name: str, *, read_only: bool) -> bool:
     except rbd.ImageNotFound:
         return False
     purge(session, parent)
+    return True
+
+
+def _remove_unused(session: Session, name: str) -> bool:
+    """Remove an image that has no snapshots and that nobody has open, without opening it first.
+
+    Returns:
+        Whether it was such a one.
+    """
+    found = header.read(session, name)
+    if found is None or found.snapshots or found.lockers or header.watched(session, found):
+        return False
+    try:
+        session.rbd.remove(session.pool, name)
+    except (rbd.ImageBusy, rbd.ImageHasSnapshots, rbd.ImageNotFound):
+        return False  # somebody has it open, or was quicker
+    purge(session, found.parent)
     return True
 
 

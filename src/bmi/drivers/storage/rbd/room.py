@@ -10,6 +10,8 @@ from bmi.drivers.storage.rbd.session import Session
 from bmi.errors import StorageFull
 
 _FRESH = 1.0  # seconds; the cluster's own figures are no newer than that
+_OLDEST = 30.0  # seconds for which an answer is good where there is much room
+_FILLS = 4 << 30  # bytes a second; no more than that is written to a pool, whoever writes
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,8 @@ class Gauge:
 
     def __init__(self, options: RbdOptions) -> None:
         self._options = options
-        self._lock = threading.Lock()
-        self._read: tuple[float, Room | None] = (0.0, None)
+        self._asking = threading.Lock()
+        self._read: tuple[float, Room | None] | None = None
 
     def room(self, session: Session) -> Room | None:
         """Return the pool's room as the cluster has it now, or None if the cluster does not say.
@@ -43,8 +45,7 @@ class Gauge:
             if quota:
                 free = min(free, max(0, quota - used))
             room = Room(used + free, max(0, free - self._options.reserve))
-        with self._lock:
-            self._read = (time.monotonic(), room)
+        self._read = (time.monotonic(), room)
         return room
 
     def require(self, session: Session, needed: int, failure: str) -> None:
@@ -58,10 +59,8 @@ class Gauge:
         Raises:
             StorageFull: There is not enough.
         """
-        with self._lock:
-            when, room = self._read
-        if time.monotonic() - when > _FRESH:
-            room = self.room(session)
+        with self._asking:  # one asks for all who want to know
+            room = self._read[1] if self._read and _good(self._read, needed) else self.room(session)
         if room and room.free <= needed:
             takes = f"it takes {needed} bytes, and " if needed else ""
             reserve = self._options.reserve
@@ -70,3 +69,12 @@ class Gauge:
                 f"beside {reserve} in reserve",
                 next_step=MAKE_ROOM,
             )
+
+
+def _good(read: tuple[float, Room | None], needed: int) -> bool:
+    """Say whether an answer need not be asked for again: the room that it tells of cannot have gone since."""
+    when, room = read
+    age = time.monotonic() - when
+    if room is None or room.free - needed <= age * _FILLS:
+        return age <= _FRESH
+    return age <= _OLDEST

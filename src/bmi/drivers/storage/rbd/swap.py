@@ -10,14 +10,12 @@ from contextlib import suppress
 from bmi.drivers.storage import Kind, Volume
 from bmi.drivers.storage.rbd import removal
 from bmi.drivers.storage.rbd.bindings import rados, rbd
+from bmi.drivers.storage.rbd.header import ID_OBJECT
 from bmi.drivers.storage.rbd.names import FEATURES, FROZEN, disk_of_next, next_name, volume_named
 from bmi.drivers.storage.rbd.session import Session
 from bmi.drivers.storage.rbd.whole import finish_swap
 from bmi.errors import DeadlineExceeded, InUse
 from bmi.wait import wait_until
-
-_ID_OBJECT = "rbd_id."
-"""Begins the name of the object in which Ceph keeps the id of the image of a name; `rbd_directory` has both too."""
 
 _GAP = 1.0  # seconds; a living process is done long before
 
@@ -114,7 +112,7 @@ def _clear_name(session: Session, disk: Volume, new: str) -> None:
 
 def _forget_id(session: Session, name: str) -> None:
     with suppress(rados.ObjectNotFound):
-        session.pool.remove_object(f"{_ID_OBJECT}{name}")
+        session.pool.remove_object(f"{ID_OBJECT}{name}")
 
 
 def _listed_id(session: Session, name: str) -> str | None:
