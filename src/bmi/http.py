@@ -8,12 +8,15 @@ from fastapi import Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bmi.access.policy import Caller
 from bmi.access.service import authenticate
 from bmi.api.common import Problem
 from bmi.audit import trail
+from bmi.bodies import BodyLimit
 from bmi.db import PAGE_DEFAULT, PAGE_LIMIT
 from bmi.errors import BmiError, NotAuthenticated
 from bmi.parts import Parts
@@ -62,6 +65,8 @@ class Paging:
 Pages = Annotated[Paging, Depends()]
 InProject = Annotated[str | None, Query(description="Name or id of the project")]
 
+LARGEST_BODY = 1 << 20  # bytes; the longest that is documented is a node's user data
+
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem, "description": text}
     for status, text in {
@@ -70,6 +75,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         403: "The caller may see the thing, but not do this to it",
         404: "No such thing, or not for this caller",
         409: "The thing is in use, or in a state in which this cannot be done",
+        413: f"The body has more than {LARGEST_BODY >> 20} MiB; only pieces of uploads may",
         422: "The request does not have the documented form",
         502: "A management controller, a switch or the source of an image did not do what it had to",
         503: "A part that is needed for this does not answer now",
@@ -88,6 +94,49 @@ def describe(app: FastAPI) -> dict[str, Any]:
                 if int(status) >= 400 and "application/json" in content:
                     content["application/problem+json"] = content.pop("application/json")
     return described
+
+
+SAFE_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+"""What every answer says to browsers, which may meet one although it is none of their pages; and to caches."""
+
+
+def protect(app: FastAPI) -> None:
+    """Bound what requests may make the service keep, and say in every answer how to take it."""
+    app.add_middleware(BodyLimit, limit=LARGEST_BODY, refusal=_too_large, spared=_is_piece)
+    app.add_middleware(_SafeHeaders)
+
+
+class _SafeHeaders:
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in SAFE_HEADERS.items():
+                    headers.setdefault(name, value)
+                if scope["scheme"] == "https":
+                    headers.setdefault("Strict-Transport-Security", "max-age=31536000")
+            await send(message)
+
+        await self._app(scope, receive, with_headers)
+
+
+def _is_piece(scope: Scope) -> bool:
+    """Say whether a request brings a piece of an upload, which is as long as the file and is taken as it comes."""
+    path: str = scope["path"]
+    return scope["method"] == "PATCH" and path.startswith("/v1/uploads/")
+
+
+def _too_large() -> JSONResponse:
+    words = f"a request may have {LARGEST_BODY >> 20} MiB"
+    return _answer(_of_status(413, "too-large", words, "send less; files go in pieces: bmi image import"))
 
 
 def answer_errors(app: FastAPI) -> None:

@@ -5,6 +5,7 @@ import signal
 import socket
 import threading
 from collections.abc import Collection
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
 
@@ -12,10 +13,11 @@ import typer
 import uvicorn
 
 from bmi.access.service import bootstrap
-from bmi.errors import PortTaken
+from bmi.errors import PortTaken, SettingsInvalid
 from bmi.parts import Parts
 from bmi.server import EVERYTHING, Role, Work, build_app, build_parts
 from bmi.settings import Api, Settings, load_settings
+from bmi.tls import Certificate
 
 Config = Annotated[
     Path | None, typer.Option(help="Settings file; $BMI_CONFIG or /etc/bmi/bmi.toml if absent.")
@@ -60,6 +62,7 @@ def _begin(config: Path | None) -> Settings:
 
 def _answer(settings: Settings, roles: Collection[Role]) -> None:
     """Answer requests, and do what else these roles do, until the process is asked to end."""
+    certificate = _certificate(settings.api)
     listener = _listen(settings.api)
     parts = build_parts(settings, roles)
     if file := bootstrap(parts.db, settings.state_dir):
@@ -72,6 +75,7 @@ def _answer(settings: Settings, roles: Collection[Role]) -> None:
             access_log=False,
             proxy_headers=False,  # uvicorn would believe everybody on this host; the audit trail asks the settings
             timeout_graceful_shutdown=5,
+            ssl_context_factory=(lambda *_: certificate.context) if certificate else None,
         )
     )
     server.run(sockets=[listener])
@@ -90,6 +94,40 @@ def _work(settings: Settings, roles: Collection[Role]) -> None:
     log.info("ready: %s", ", ".join(sorted(roles)))
     asked_to_end.wait()
     work.close()
+
+
+def _certificate(api: Api) -> Certificate | None:
+    """Read the API's certificate, now and whenever the process gets SIGHUP.
+
+    Raises:
+        SettingsInvalid: It cannot be used.
+    """
+    if api.certificate is None or api.certificate_key is None:
+        if not _only_here(api.host):
+            log.warning(
+                "the API speaks plain HTTP on %s: tokens can be read on the way; give it a certificate "
+                "(api.certificate), or let a proxy with one speak to a loopback address",
+                api.host,
+            )
+        return None
+    certificate = Certificate(api.certificate, api.certificate_key)
+
+    def read_again(*_: object) -> None:
+        try:
+            certificate.read_again()
+            log.info("the API's certificate was read again")
+        except SettingsInvalid as error:
+            log.error("the old certificate stays in use: %s; %s", error.message, error.next_step)
+
+    signal.signal(signal.SIGHUP, read_again)
+    return certificate
+
+
+def _only_here(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _listen(api: Api) -> socket.socket:

@@ -31,7 +31,7 @@ from bmi.gateways import service as gateways
 from bmi.gateways.orders import ANSWERS, ORDERS, OrderTaker
 from bmi.gateways.place import PLACES, Place
 from bmi.gateways.supervision import Supervisor
-from bmi.http import PROBLEMS, Service, answer_errors, describe
+from bmi.http import PROBLEMS, Service, answer_errors, describe, protect
 from bmi.ids import short
 from bmi.images import disk_routes as disks_routes
 from bmi.images import edit_routes as image_edit_routes
@@ -211,6 +211,7 @@ def build_app(parts: Parts, roles: Collection[Role] = EVERYTHING) -> FastAPI:
         redoc_url=None,
     )
     answer_errors(app)
+    protect(app)
     app.add_middleware(AuditMiddleware, db=parts.db, trusted=parts.settings.api.trusted_proxies)
 
     @app.get("/openapi.json", include_in_schema=False, dependencies=[PUBLIC])

@@ -4,9 +4,9 @@ import os
 import tomllib
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from bmi.errors import SettingsInvalid
@@ -37,6 +37,16 @@ class Api(Section):
     port: int = Field(6230, ge=1, le=65535)
     trusted_proxies: list[IPv4Network | IPv6Network] = []
     """Networks of proxies in front of the API: from these alone X-Forwarded-For is taken for who asks."""
+    certificate: Path | None = None
+    """PEM file of a certificate, followed by those between it and the authority; without, the API speaks HTTP."""
+    certificate_key: Path | None = None
+    """PEM file of its private key, without a passphrase."""
+
+    @model_validator(mode="after")
+    def _both(self) -> Self:
+        if (self.certificate is None) != (self.certificate_key is None):
+            raise ValueError("certificate and certificate_key are needed both, or none of them")
+        return self
 
 
 class Database(Section):

@@ -32,6 +32,7 @@ def test_environment_wins_over_file(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         ("stat_dir = '/x'", "stat_dir"),
         ("state_dir = 'relative'", "state_dir"),
         ("[api]\nport = 70000", "api.port"),
+        ("[api]\ncertificate = '/etc/bmi/api.pem'", "certificate_key are needed both"),
         ("[boot]\niqn_prefix = 'my disks'", "boot.iqn_prefix"),
         ("[networks]\nsubnets = '10.0.0.0/99'", "networks.subnets"),
     ],

@@ -20,9 +20,10 @@ from uuid import UUID
 
 import uvicorn
 from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from bmi.bodies import BodyLimit
 from bmi.drivers import Outcome
 from bmi.errors import BootServiceError, PortTaken
 from bmi.netns import call_inside, socket_inside
@@ -151,7 +152,7 @@ class _Server:
         self.place = place
         self._uvicorn = _Uvicorn(
             uvicorn.Config(
-                _BodyLimit(app, limits.body),
+                BodyLimit(app, limits.body, _too_large),
                 http=partial(_BoundedProtocol, limits, Counter()),  # type: ignore[arg-type]
                 ws="none",
                 lifespan="off",
@@ -240,34 +241,8 @@ class _BoundedProtocol(H11Protocol):
             self.transport.abort()
 
 
-class _BodyLimit:
-    """Takes a request's body in before the application sees the request, or refuses it."""
-
-    def __init__(self, app: ASGIApp, limit: int) -> None:
-        self._app = app
-        self._limit = limit
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = bytearray()
-        more = True
-        while more:
-            message = await receive()
-            if message["type"] != "http.request":
-                return  # the node went away
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-            if len(body) > self._limit:
-                refusal = PlainTextResponse("too large\n", status_code=413, headers={"connection": "close"})
-                await refusal(scope, receive, send)
-                return
-        whole: Message | None = {"type": "http.request", "body": bytes(body), "more_body": False}
-
-        async def replay() -> Message:
-            nonlocal whole
-            message, whole = whole, None
-            return message or await receive()
-
-        await self._app(scope, replay, send)
+def _too_large() -> PlainTextResponse:
+    return PlainTextResponse("too large\n", status_code=413)
 
 
 def _listener(namespace: str | None, place: _Place) -> socket.socket:

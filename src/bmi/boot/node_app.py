@@ -7,9 +7,11 @@ here.
 
 import hmac
 import logging
+from datetime import timedelta
 from urllib.parse import parse_qs
 from uuid import UUID
 
+from sqlalchemy import select
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -20,11 +22,15 @@ from bmi.api.nodes import Milestone
 from bmi.boot import service as boot
 from bmi.boot.models import Boot
 from bmi.boot.script import render
-from bmi.events import record
+from bmi.db import now
+from bmi.events import Event, record
 from bmi.parts import Parts
 
 log = logging.getLogger(__name__)
 
+_REFUSED = "boot.refused"
+_REPEATED = timedelta(minutes=10)  # in which the same refusal is one event
+_MOST_REFUSALS = 20  # events of one node in that time: addresses and tokens are free to who floods
 _HOSTNAME_KEPT = 63  # characters; RFC 1123
 _KEY_KEPT = 1024  # characters of a public host key
 _KEYS = ("pub_key_ed25519", "pub_key_ecdsa", "pub_key_rsa")  # as cloud-init's phone_home names them
@@ -77,20 +83,32 @@ def _authentic(parts: Parts, network: UUID, request: Request) -> Boot | None:
         id = UUID(request.path_params["boot"])
     except ValueError:
         return None
-    token = str(request.path_params["token"])
-    if not hmac.compare_digest(token.encode(), boot.boot_token(parts, id).encode()):
-        log.warning("network %s: request with a wrong token from %s", network, _peer(request))
-        return None
     with parts.db.read() as session:
         row = session.get(Boot, id)
     if row is None or not row.served or row.attachment.network_id != network:
+        log.warning("network %s: request for no boot record of this network from %s", network, _peer(request))
+        return None
+    token = str(request.path_params["token"])
+    if not hmac.compare_digest(token.encode(), boot.boot_token(parts, id).encode()):
+        _refused(parts, row, f"its token is wrong; it came from {_peer(request)}")
         return None
     if _peer(request) != row.attachment.address:
-        message = f"request for the boot script or report refused: it came from {_peer(request)}"
-        with parts.db.write() as session:
-            record(session, "boot.refused", message, node=row.node_id, project=row.disk.project_id)
+        _refused(parts, row, f"it came from {_peer(request)}")
         return None
     return row
+
+
+def _refused(parts: Parts, row: Boot, why: str) -> None:
+    """Make an event of a refusal, but not of each of a flood, which must not hold up others who write either."""
+    message = f"request for the boot script or report refused: {why}"
+    recent = select(Event.message).where(
+        Event.node_id == row.node_id, Event.kind == _REFUSED, Event.at > now() - _REPEATED
+    )
+    with parts.db.read() as session:
+        told = list(session.scalars(recent.limit(_MOST_REFUSALS)))
+    if message not in told and len(told) < _MOST_REFUSALS:
+        with parts.db.write() as session:
+            record(session, _REFUSED, message, node=row.node_id, project=row.disk.project_id)
 
 
 def _peer(request: Request) -> str:

@@ -51,11 +51,27 @@ def test_the_node_gets_its_script_with_its_secret(parts: Parts, record: Boot) ->
     assert milestone(parts) == "script"
 
 
-def test_a_wrong_token_gets_nothing(parts: Parts, record: Boot) -> None:
+def refusals(api: TestClient) -> list[str]:
+    events = api.get("/v1/nodes/n1/events").json()["items"]
+    return [event["message"] for event in events if event["kind"] == "boot.refused"]
+
+
+def test_a_wrong_token_gets_nothing_and_is_an_event(api: TestClient, parts: Parts, record: Boot) -> None:
     good = path(parts, record)
     wrong = good.replace(good.split("/")[3], "0" * 64)
     assert node(parts, record).get(wrong).status_code == 404
     assert milestone(parts) == "power"
+    (told,) = refusals(api)
+    assert told.startswith("request for the boot script or report refused: its token is wrong; it came from ")
+    assert wrong not in told
+    assert good.split("/")[3] not in told
+
+
+def test_a_flood_of_refusals_is_few_events(api: TestClient, parts: Parts, record: Boot) -> None:
+    for number in (1, 1, *range(1, 40)):
+        assert node(parts, record, address=f"10.64.1.{number}").get(path(parts, record)).status_code == 404
+    told = refusals(api)
+    assert len(told) == len(set(told)) == 20
 
 
 def test_another_network_gets_nothing(parts: Parts, record: Boot) -> None:
@@ -64,10 +80,7 @@ def test_another_network_gets_nothing(parts: Parts, record: Boot) -> None:
 
 def test_another_address_gets_nothing_and_is_an_event(api: TestClient, parts: Parts, record: Boot) -> None:
     assert node(parts, record, address="10.64.0.77").get(path(parts, record)).status_code == 404
-    events = api.get("/v1/nodes/n1/events").json()["items"]
-    assert [event["message"] for event in events if event["kind"] == "boot.refused"] == [
-        "request for the boot script or report refused: it came from 10.64.0.77"
-    ]
+    assert refusals(api) == ["request for the boot script or report refused: it came from 10.64.0.77"]
 
 
 def test_once_the_node_is_given_back_its_token_is_worth_nothing(
