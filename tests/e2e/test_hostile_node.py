@@ -80,11 +80,12 @@ def attacker(site: Site, tmp_path: Path) -> Iterator[Attacker]:
     if "blue" not in {project["name"] for project in site.ask("project", "list")}:
         site.must("project", "create", "blue")
         site.must("network", "create", "blue-net", "--project", "blue")
+    site.must("image", "set", IMAGE, "--visibility", "public")
     with site.lab.client() as client:
 
         def provision(node: str, until: Milestone) -> None:
             request = Provision(
-                image=IMAGE,
+                image=f"red:{IMAGE}",
                 project=NODES[node],
                 network=f"{NODES[node]}-net",
                 ssh_keys=[key.with_suffix(".pub").read_text()],
