@@ -27,9 +27,13 @@ from sqlalchemy import MetaData, create_engine, select
 from bmi import connect, server
 from bmi.boot import service as boot
 from bmi.boot.models import Boot
+from bmi.db import Db
+from bmi.events import Event
 from bmi.ids import new_id
 from bmi.images.models import Image
+from bmi.sealed import PLACES
 from bmi.settings import load_settings
+from bmi.vault import Vault
 from bmi.wait import wait_until
 from tests.databases import Cluster, cluster, free_port
 from tests.integration.test_doctor import LOADERS, SIZE, dismantle
@@ -63,6 +67,9 @@ ROWS_MAY_HOLD = {
     ("user-data", "operations"): "asked for again by a retry",
 }
 
+SEALED = b"gAAAAA"
+"""What begins a sealed secret: Fernet's version and the upper bytes of its time (the specification of Fernet)."""
+
 
 @dataclass
 class Searched:
@@ -73,6 +80,20 @@ class Searched:
     leaks: set[str] = field(default_factory=set)
     held: set[str] = field(default_factory=set)
     """Secrets found where they have to be."""
+    sealed: set[str] = field(default_factory=set)
+    """Columns with sealed secrets."""
+
+    def report(self) -> str:
+        """Return what was looked through, how often, and what was found."""
+        return "\n".join(
+            [
+                f"secrets: {', '.join(sorted(self.secrets))}",
+                *(f"searched {count:5} x {place}" for place, count in sorted(self.places.items())),
+                *(f"sealed, as it has to be: {column}" for column in sorted(self.sealed)),
+                *(f"held, as it has to be: {line}" for line in sorted(self.held)),
+                *(f"LEAK: {line}" for line in sorted(self.leaks)),
+            ]
+        )
 
     def text(self, place: str, content: bytes, *, allowed: frozenset[str] = frozenset()) -> set[str]:
         self.places[place] = self.places.get(place, 0) + 1
@@ -261,9 +282,6 @@ def _answers(url: str) -> bool:
 def _made_secrets(service: Service) -> None:
     """Read from the vault what the service made for the boots that there are."""
     settings = load_settings(service.config)
-    from bmi.db import Db
-    from bmi.vault import Vault
-
     db, vault = Db(settings.database_url), Vault(settings.vault_file)
     try:
         with db.read() as session:
@@ -378,6 +396,11 @@ def _search_rows(service: Service, found: Searched) -> None:
                 with engine.connect() as connection:
                     for row in connection.execute(table.select()):
                         found.text(f"rows of {table.fullname}", repr(tuple(row)).encode(), allowed=allowed)
+                        found.sealed |= {
+                            f"{table.fullname}.{name}"
+                            for name, value in row._mapping.items()
+                            if SEALED in repr(value).encode()
+                        }
     finally:
         engine.dispose()
 
@@ -385,21 +408,42 @@ def _search_rows(service: Service, found: Searched) -> None:
 def test_no_secret_is_anywhere_but_where_it_has_to_be(service: Service) -> None:
     since = time.time()
     found, watch = Searched(service.secrets), ProcessWatch()
+
+    def look_while_a_node_is_active() -> None:
+        _search_files(service, since, found)
+        _search_rows(service, found)
+
     watch.start()
     try:
-        _work(service, lambda: _search_files(service, since, found))
+        _work(service, look_while_a_node_is_active)
     finally:
         watch.stop()
     _search(service, watch, found)
     _search_files(service, since, found)
-    print(f"\nsecrets: {', '.join(sorted(service.secrets))}")
-    print(f"processes seen: {len(watch.processes)}")
-    for place, count in sorted(found.places.items()):
-        print(f"searched {count:5} x {place}")
-    for line in sorted(found.held):
-        print(f"held, as it has to be: {line}")
+    print(f"\nprocesses seen: {len(watch.processes)}\n{found.report()}")
     assert {"chap", "boot-token", "api-token", "admin-token", "vault-key"} <= set(service.secrets)
+    assert {"rows of boots", "rows of audit", "rows of nodes", "the service's log"} <= set(found.places)
     assert found.leaks == set()
+    # What is sealed stands only where a change of keys looks for it.
+    assert found.sealed == {f"{table.__tablename__}.{column.key}" for table, column, _ in PLACES}
+    _plant_and_find(service)
+
+
+def _plant_and_find(service: Service) -> None:
+    """Put a secret where it may not be, in what this service has written, and search again."""
+    found = Searched(service.secrets)
+    with service.log.open("a") as log:
+        log.write(f"connecting with {service.secrets['bmc-password']}\n")
+    db = Db(load_settings(service.config).database_url)
+    try:
+        with db.write() as session:
+            session.add(Event(kind="x", message=f"CHAP {service.secrets['chap']} refused"))
+        _search_rows(service, found)
+    finally:
+        db.close()
+    _search_files(service, time.time() - 1, found)
+    assert f"bmc-password in {service.log}" in found.leaks
+    assert "chap in rows of events" in found.leaks
 
 
 def test_what_is_planted_is_found(tmp_path: Path) -> None:
