@@ -204,7 +204,15 @@ def service(request: pytest.FixtureRequest) -> Iterator[Service]:
         shutil.copy(Path("/usr/lib/ipxe", name), folder / "tftp")
     secrets = {
         name: f"canary-{name}-{os.urandom(9).hex()}"
-        for name in ("bmc-password", "other-bmc-password", "user-data", "wrong-token", "url-key", "misplaced")
+        for name in (
+            "bmc-password",
+            "other-bmc-password",
+            "user-data",
+            "wrong-token",
+            "url-key",
+            "misplaced",
+            "forged-address",
+        )
     }
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, folder)
@@ -337,6 +345,9 @@ def _work(service: Service, look: Callable[[], None]) -> None:
     ask("POST", "nodes/n1/provision", json={**body, "password": lost}, token=member)
     ask("GET", f"nodes?token={lost}")
     ask("GET", "nodes", token=secrets["wrong-token"])
+    # Nobody is trusted to say who asks: were this believed, it would be in the audit trail.
+    forged = {"X-Forwarded-For": secrets["forged-address"]}
+    ask("GET", "nodes", token=secrets["wrong-token"], headers=forged)
     ask("POST", "projects", json={"name": "blue"}, token=member)
     ended = service.ended(ask("POST", "nodes/n1/deprovision", json={}, token=member))
     assert ended["state"] == "succeeded", ended
