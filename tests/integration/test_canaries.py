@@ -107,8 +107,8 @@ class Searched:
         try:
             with path.open("rb") as file:
                 content = file.read(BIGGEST)
-        except OSError:
-            return
+        except FileNotFoundError:
+            return  # it went meanwhile
         self.places[group] = self.places.get(group, 0) + 1
         for name, secret in self.secrets.items():
             if any(form in content for form in _forms(secret)):
@@ -132,9 +132,12 @@ def _forms(secret: str) -> list[bytes]:
 
 
 def _others_can_read(path: Path) -> bool:
-    if not path.stat().st_mode & 0o004:
-        return False
-    return all(folder.stat().st_mode & 0o001 for folder in path.parents)
+    try:
+        if not path.stat().st_mode & 0o004:
+            return False
+        return all(folder.stat().st_mode & 0o001 for folder in path.parents)
+    except FileNotFoundError:
+        return False  # it went meanwhile, as PostgreSQL's do
 
 
 class ProcessWatch(threading.Thread):
@@ -381,18 +384,31 @@ def _search(service: Service, watch: ProcessWatch, found: Searched) -> None:
 
 
 def _search_files(service: Service, since: float, found: Searched) -> None:
-    for path in service.folder.rglob("*"):
-        if path.is_file() and not path.is_symlink():
-            found.file(f"{service.folder.name}/{path.relative_to(service.folder).parts[0]}", path)
+    for path in _files_below(service.folder):
+        found.file(f"{service.folder.name}/{path.relative_to(service.folder).parts[0]}", path)
     for folder in (Path("/run/bmi"), Path("/tmp"), Path("/var/tmp"), Path("/var/log")):
-        for path in folder.rglob("*"):
-            if service.folder in path.parents or path.is_symlink():
+        for path in _files_below(folder):
+            if service.folder in path.parents:
                 continue
             try:
-                if path.is_file() and path.stat().st_mtime >= since:
+                if path.stat().st_mtime >= since:
                     found.file(f"{folder}, changed since", path)
-            except OSError:
+            except FileNotFoundError:
                 continue
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Go through files; others on this host may remove theirs meanwhile, but nothing else is passed over."""
+
+    def must_be_gone(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise error
+
+    for parent, _, names in os.walk(folder, onerror=must_be_gone):
+        for name in names:
+            path = Path(parent, name)
+            if path.is_file() and not path.is_symlink():
+                yield path
 
 
 def _search_rows(service: Service, found: Searched) -> None:
