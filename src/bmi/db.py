@@ -158,7 +158,9 @@ class Db:
             Session(connection, expire_on_commit=False) as session,
             session.begin(),
         ):
-            if alone and not self.sqlite:
+            if alone and self.sqlite:
+                session.connection()  # begins it: else the first statement would, after what the caller does before
+            elif alone:
                 session.execute(select(func.pg_advisory_xact_lock(lock_number("bmi write"))))
             yield session
         for channel, payload in session.info.get(_NOTICES, ()):

@@ -64,13 +64,16 @@ def rotate(db: Db, vault: Vault) -> tuple[int, list[str]]:
 def drop_keys(db: Db, vault: Vault) -> int:
     """Take the keys out of the file that nothing is sealed with any more, and say how many there were.
 
+    To be called within `bmi.vault.changing`: a key that begins to seal meanwhile would be lost.
+
     Raises:
         InUse: Something is.
     """
     with db.write() as session:  # nobody seals and stores meanwhile
-        found = Found()
+        keys, found = vault.keys(), Found()
         _in_batches(lambda rows: _look(vault, rows, found), lambda: nullcontext(session))
-        keys = vault.keys()
+        if vault.keys() != keys:
+            raise InUse(f"{vault.key_file} was replaced meanwhile", next_step="bmi secrets check, then again")
         old = sum(found.under(key_name(key)) for key in keys.sealing[1:])
         if old or found.lost:
             raise InUse(

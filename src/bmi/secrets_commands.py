@@ -14,7 +14,7 @@ from bmi.db import Db
 from bmi.db_commands import Config, open_database
 from bmi.errors import SettingsInvalid
 from bmi.settings import load_settings
-from bmi.vault import Vault, added, key_name, used, write_keys
+from bmi.vault import Vault, added, changing, key_name, used, write_keys
 
 app = apps.noun("The keys that secrets in the database are sealed with: change them, check them.")
 
@@ -44,7 +44,7 @@ def check(
 @app.command("add-key")
 def add_key(config: Config = None) -> None:
     """Add a new key, which opens and does not seal yet; then copy the file to all hosts."""
-    with _opened(config) as (db, vault):
+    with _opened(config) as (db, vault), changing(vault.key_file):
         keys = added(vault.keys())
         name = key_name(keys.sealing[-1])
         write_local(db, "secrets.add-key", f"key {name}")
@@ -60,7 +60,7 @@ def use_key(
     config: Config = None,
 ) -> None:
     """Seal with a key from now on; all hosts must have it. Then copy the file to them again."""
-    with _opened(config) as (db, vault):
+    with _opened(config) as (db, vault), changing(vault.key_file):
         keys = used(vault.keys(), name)
         write_local(db, "secrets.use-key", f"key {name}")
         write_keys(vault.key_file, keys)
@@ -81,7 +81,7 @@ def rotate(config: Config = None) -> None:
 @app.command("drop-keys")
 def drop_keys(config: Config = None) -> None:
     """Take all keys but the first out of the file, if nothing is sealed with them any more."""
-    with _opened(config) as (db, vault):
+    with _opened(config) as (db, vault), changing(vault.key_file):
         count = sealed.drop_keys(db, vault)
         write_local(db, "secrets.drop-keys", f"{count} keys")
     typer.echo(f"{count} keys were taken out of {vault.key_file}; copy it to all hosts")

@@ -1,10 +1,12 @@
 """Secrets at rest: sealed with a key that lives in a file beside the database, not in it."""
 
+import fcntl
 import hashlib
 import hmac
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -46,7 +48,9 @@ class Vault:
         self._guard = threading.Lock()
         self._seen: tuple[int, ...] = ()
         if not key_file.exists():
-            write_keys(key_file, _first_keys())
+            with changing(key_file):
+                if not key_file.exists():  # another process may have been first
+                    write_keys(key_file, _first_keys())
         self._keys = self.keys()
 
     def keys(self) -> Keys:
@@ -138,9 +142,35 @@ def only_first(keys: Keys) -> Keys:
     return replace(keys, sealing=keys.sealing[:1])
 
 
+@contextmanager
+def changing(file: Path) -> Iterator[None]:
+    """Keep every other process of this host out that changes a key file, from reading it to having written it.
+
+    A process that dies lets go of it.
+
+    Raises:
+        SettingsInvalid: Nothing can be made in the file's folder.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(file.with_name(f"{file.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise SettingsInvalid(
+            f"the key file {file} cannot be changed: {error.strerror}",
+            next_step="run this as the user to whom its folder belongs, or make the file by hand",
+        ) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
 def write_keys(file: Path, keys: Keys) -> None:
-    """Write a key file, or put another content in its place: at every moment it is whole, and private."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    """Write a key file, or put another content in its place: at every moment it is whole, and private.
+
+    To be called within `changing`: two that write at once would write into the same partial file.
+    """
     partial = file.with_name(f"{file.name}.part")
     with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
         if file.exists():

@@ -54,9 +54,10 @@ def authenticate(session: Session, secret: str) -> Caller:
         NotAuthenticated: It is no token, or it has expired.
     """
     token = session.scalar(select(Token).where(Token.digest == _digest(secret)))
+    if token is not None:  # an expired one too: whoever looks at the trail knows whose it was
+        trail.identified(token.name, token.id, token.project_id)
     if token is None or (token.expires_at is not None and token.expires_at <= now()):
         raise NotAuthenticated("the token is unknown or has expired", next_step="log in again: bmi login URL")
-    trail.identified(token.name, token.id, token.project_id)
     return Caller(token=token.name, role=token.role, project=token.project_id)
 
 
@@ -248,6 +249,7 @@ def create_token(session: Session, caller: Caller, request: TokenCreate) -> tupl
     )
     session.add(row)
     flush_new(session, f"token {request.name}")
+    trail.makes(f"role {request.role}")
     session.refresh(row)
     return row, secret
 
@@ -258,6 +260,7 @@ def flush_new(session: Session, thing: str) -> None:
     Raises:
         AlreadyExists: There is one of that name.
     """
+    trail.makes(thing)
     try:
         session.flush()
     except IntegrityError as error:

@@ -1,8 +1,7 @@
 """Writes the audit trail around every request: the one place that does."""
 
 import logging
-import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from uuid import UUID
 
@@ -11,8 +10,10 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from bmi.api.common import Problem
 from bmi.audit import service as audit
 from bmi.audit import trail as trails
+from bmi.audit.limit import Limit, Verdict
 from bmi.audit.models import Audit
 from bmi.db import Db
 from bmi.errors import AuditFailed
@@ -42,7 +43,7 @@ class AuditMiddleware:
         self._app = app
         self._db = db
         self._trusted = trusted
-        self._refusals = _Refusals()
+        self._limit = Limit()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, and write its line."""
@@ -50,60 +51,59 @@ class AuditMiddleware:
             await self._app(scope, receive, send)
             return
         trail, request = trails.begin(), new_id()
-        written = replaced = False
+        begun = replaced = False
 
         async def audited(message: Message) -> None:
-            nonlocal written, replaced
+            nonlocal begun, replaced
             if replaced:
                 return
             if message["type"] == "http.response.start":
-                message["headers"] = [
-                    *message.get("headers", ()),
-                    (REQUEST_ID.encode(), str(request).encode()),
-                ]
-                written = True
+                begun = True
+                headers = [*message.get("headers", ()), (REQUEST_ID.encode(), str(request).encode())]
+                message["headers"] = headers
                 try:
-                    await self._write(
-                        scope, trail, request, message["status"], Headers(raw=message["headers"])
-                    )
-                except Exception as error:
+                    await self._write(scope, trail, request, message["status"], Headers(raw=headers))
+                except Exception:
                     log.exception("request %s: its line of the audit trail could not be written", request)
-                    replaced = True
-                    await _instead(error, request)(scope, receive, send)
-                    return
+                    if message["status"] < 500:  # else it is told already that something is wrong
+                        replaced = True
+                        await _unwritten(request)(scope, receive, send)
+                        return
             await send(message)
 
         try:
             await self._app(scope, receive, audited)
-        except Exception:
-            if not written:
-                trails.answered("internal")
-                await self._write(scope, trail, request, 500, Headers())
+        except Exception as error:
+            if not begun:
+                log.error("request %s: unexpected %s", request, type(error).__name__)
+                found = problem(error)
+                trails.answered(found.code)
+                await _answer(found)(scope, receive, audited)
             raise
 
     async def _write(
         self, scope: Scope, trail: trails.Trail, request: UUID, status: int, headers: Headers
     ) -> None:
         """Write the line of a request, if it has one."""
-        address = came_from(scope, self._trusted)
-        method = scope["method"]
-        if status in audit.REFUSED:
-            # Whoever is not known and finds nothing has not been refused anything.
-            if trail.caller is None and status == 404:
-                return
-            if not self._refusals.counts(trail.caller or address):
-                return
-        elif method in _READING:
+        if not _has_line(scope["method"], status, known=trail.caller is not None):
             return
         entry = audit.line(
             trail,
-            route=f"{method} {_route(scope)}",
-            path=", ".join(f"{name} {value}" for name, value in scope.get("path_params", {}).items()),
-            address=address,
+            route=f"{scope['method']} {_route(scope)}",
+            path=[f"{name} {value}" for name, value in scope.get("path_params", {}).items()],
+            address=came_from(scope, self._trusted),
             status=status,
             request=request,
             operation=_operation(headers.get("location", "")),
         )
+        if 400 <= status < 500:  # nothing was changed
+            who = f"caller {entry.caller}" if entry.caller else f"address {entry.address}"
+            verdict, whose = self._limit.take(who, known=entry.caller is not None)
+            if verdict is Verdict.LEAVE_OUT:
+                return
+            if verdict is Verdict.LAST:
+                entry.action = "audit.limit"
+                entry.thing = f"{whose}: more lines about what was not done are left out for a minute"
         await run_in_threadpool(self._add, entry)
 
     def _add(self, entry: Audit) -> None:
@@ -115,49 +115,35 @@ class AuditMiddleware:
 def came_from(scope: Scope, trusted: Networks) -> str:
     """Return the address of who asks; of what proxies say only what trusted ones added."""
     client = scope.get("client")
-    address: str = client[0] if client else ""
+    address = _plain(client[0] if client else "")
     said = Headers(scope=scope).getlist("x-forwarded-for")
     hops = [hop.strip() for entry in said for hop in entry.split(",")]
     while hops and _within(address, trusted):
-        address = hops.pop()
+        address = _plain(hops.pop())
     return address
 
 
-class _Refusals:
-    """Bounds what somebody can write into the trail by being refused, in a process."""
-
-    MINUTE = 60.0  # seconds
-    EACH = 60  # lines that one caller, or one address of unknown callers, gets in a minute
-    ALL = 1000  # callers and addresses that are told apart
-
-    def __init__(self) -> None:
-        self._since = time.monotonic()
-        self._seen: dict[str, int] = {}
-
-    def counts(self, who: str) -> bool:
-        """Say whether one more refusal is written down."""
-        if time.monotonic() - self._since > self.MINUTE:
-            for each, count in self._seen.items():
-                if count > self.EACH:
-                    log.warning("%s: %d more refusals are not in the audit trail", each, count - self.EACH)
-            self._since, self._seen = time.monotonic(), {}
-        if who not in self._seen and len(self._seen) >= self.ALL:
-            who = "everybody else"
-        self._seen[who] = self._seen.get(who, 0) + 1
-        return self._seen[who] <= self.EACH
+def _has_line(method: str, status: int, *, known: bool) -> bool:
+    """Say whether a request has a line: it changed something, tried to, or was refused."""
+    if not known:
+        # No route changes anything for him; what he does not find, or asks in a wrong way, is not refused.
+        return status in (401, 403)
+    return method not in _READING or status in audit.REFUSED
 
 
-def _instead(error: Exception, request: UUID) -> JSONResponse:
-    found = problem(
-        AuditFailed(
-            f"request {request} could not be written into the audit trail",
-            next_step="look whether it was done before you ask again, and at the service's log",
-        )
+def _unwritten(request: UUID) -> JSONResponse:
+    error = AuditFailed(
+        f"request {request} could not be written into the audit trail",
+        next_step="look whether it was done before you ask again, and at the service's log",
     )
+    return _answer(problem(error), {REQUEST_ID: str(request)})
+
+
+def _answer(found: Problem, headers: Mapping[str, str] | None = None) -> JSONResponse:
     return JSONResponse(
         found.model_dump(),
         status_code=found.status,
-        headers={REQUEST_ID: str(request)},
+        headers=headers,
         media_type="application/problem+json",
     )
 
@@ -168,6 +154,15 @@ def _route(scope: Scope) -> str:
     if not route:
         return "no such route"
     return f"/v1{route}" if scope["path"].startswith("/v1/") and not route.startswith("/v1/") else route
+
+
+def _plain(address: str) -> str:
+    """Return an address as IPv4 writes it if it is one: a socket of both families maps them into IPv6."""
+    try:
+        mapped = getattr(ip_address(address), "ipv4_mapped", None)
+    except ValueError:
+        return address
+    return str(mapped or address)
 
 
 def _within(address: str, networks: Networks) -> bool:

@@ -14,6 +14,7 @@ from bmi.api.common import Page
 from bmi.audit.models import Audit
 from bmi.audit.service import views
 from bmi.db import page
+from bmi.errors import BadRequest
 from bmi.http import InProject, Pages, TheService, Who
 
 router = APIRouter(tags=["audit"])
@@ -51,4 +52,7 @@ def list_audit(
 
 
 def _utc(time: datetime) -> datetime:
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
+    try:
+        return time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC)
+    except OverflowError as error:
+        raise BadRequest(f"{time} is no time in UTC", next_step="give one of these years") from error

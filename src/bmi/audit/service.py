@@ -1,9 +1,11 @@
 """Writes the audit trail, reads it, and removes what is too old in the one way that the database lets."""
 
-import getpass
+import os
+import pwd
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
+from pathlib import Path
 from uuid import UUID
 
 from sqlalchemy import delete, select
@@ -13,27 +15,37 @@ from bmi.access.models import Project
 from bmi.api.audit import AuditEntry, Outcome
 from bmi.audit.models import Audit, AuditRetention
 from bmi.audit.trail import Note, Trail
-from bmi.db import Db, now
+from bmi.db import Db
 from bmi.errors import BadRequest
 from bmi.ids import new_id
 
 LEAST_DAYS = 30
-"""No line is removed before it has this age."""
+"""No line is removed before it has this age; the triggers of the database know it, too."""
+_MOST_DAYS = 36_500
 
 REFUSED = (401, 403, 404, 429)
 _LONGEST = 200  # characters of what a caller wrote
+_LOGIN = Path("/proc/self/loginuid")  # user id that sudo and su leave alone; proc_pid_loginuid(5)
+_NOBODY = 2**32 - 1  # nobody has logged in
 _BATCH = 1000  # lines removed in one transaction: nobody waits long for it
 
 
 def line(
-    trail: Trail, *, route: str, path: str, address: str, status: int, request: UUID, operation: UUID | None
+    trail: Trail,
+    *,
+    route: str,
+    path: Sequence[str],
+    address: str,
+    status: int,
+    request: UUID,
+    operation: UUID | None,
 ) -> Audit:
     """Return the line about a request.
 
     Args:
         trail: What became known about it.
         route: Method and pattern of its path.
-        path: What the path names, in words.
+        path: The things that the path names, in words.
         address: Where it came from.
         status: HTTP status of the answer.
         request: The request's id.
@@ -49,7 +61,7 @@ def line(
         token_id=trail.token,
         action=note.action if note else route,
         route=route,
-        thing=_printable(note.thing if note else path),
+        thing=_printable(", ".join(_things(trail, note, path, project, outcome))),
         project_id=project,
         address=_printable(address),
         outcome=outcome,
@@ -105,8 +117,10 @@ def prune(db: Db, days: int) -> tuple[int, datetime]:
         raise BadRequest(
             f"the audit trail is kept for {LEAST_DAYS} days at least", next_step=f"give {LEAST_DAYS} or more"
         )
-    before = now() - timedelta(days=days)
+    if days > _MOST_DAYS:
+        raise BadRequest(f"no line is {days} days old", next_step=f"give {_MOST_DAYS} at the most")
     with db.write() as session:
+        before = db.clock(session) - timedelta(days=days)  # by the clock that the triggers go by
         session.add(AuditRetention(by=_user(), before=before))
         session.add(_local("audit.prune", f"lines before {before:%Y-%m-%d %H:%M:%S} UTC"))
     removed = 0
@@ -134,9 +148,19 @@ def _local(action: str, thing: str) -> Audit:
 
 
 def _user() -> str:
-    with suppress(OSError, KeyError):
-        return getpass.getuser()
-    return "unknown"
+    """Return who runs this process, and who had logged in to do so; the environment is not asked."""
+    own, login = os.getuid(), _NOBODY
+    with suppress(OSError, ValueError):
+        login = int(_LOGIN.read_text())
+    if login in (own, _NOBODY):
+        return _name(own)
+    return f"{_name(own)} (logged in as {_name(login)})"
+
+
+def _name(user: int) -> str:
+    with suppress(KeyError):
+        return pwd.getpwuid(user).pw_name
+    return str(user)
 
 
 def _main(notes: Sequence[Note], outcome: Outcome) -> Note | None:
@@ -145,6 +169,17 @@ def _main(notes: Sequence[Note], outcome: Outcome) -> Note | None:
         return notes[-1] if notes else None
     changing = (note for note in notes if not note.action.endswith(".read"))
     return next(changing, notes[-1] if notes else None)
+
+
+def _things(
+    trail: Trail, main: Note | None, path: Sequence[str], project: UUID | None, outcome: Outcome
+) -> list[str]:
+    """Return what a request was about, each thing once: what it makes comes first."""
+    if outcome is Outcome.REFUSED:
+        return list(dict.fromkeys([*path, *([main.thing] if main else [])]))
+    # A manager of the line's project reads nothing here that belongs to another one.
+    notes = [note.thing for note in trail.notes if note is main or note.project in (None, project)]
+    return list(dict.fromkeys([*trail.made, *path, *notes]))
 
 
 def _printable(text: str) -> str:

@@ -27,6 +27,8 @@ class Trail:
     project: UUID | None = None
     """The project that the caller belongs to."""
     notes: list[Note] = field(default_factory=list)
+    made: list[str] = field(default_factory=list)
+    """What the request makes, in words."""
     code: str | None = None
     """Stable code of the error that was answered."""
 
@@ -51,6 +53,12 @@ def asked(action: str, thing: str, project: UUID | None) -> None:
     """Note what the policy was asked."""
     if trail := _current.get():
         trail.notes.append(Note(action, thing, project))
+
+
+def makes(thing: str) -> None:
+    """Note something new, which neither the path nor a question to the policy names."""
+    if trail := _current.get():
+        trail.made.append(thing)
 
 
 def answered(code: str) -> None:

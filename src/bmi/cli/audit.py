@@ -94,11 +94,11 @@ def export(
 
 
 def _time(text: str) -> datetime:
-    if ago := re.fullmatch(r"(\d{1,6})([mhd])", text):
-        return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
     try:
+        if ago := re.fullmatch(r"(\d{1,6})([mhd])", text, re.ASCII):
+            return datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
         time = datetime.fromisoformat(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise Failure(
             f"{text!r} is no time", next_step="write 2026-01-31T12:00, or 2h for two hours ago", status=2
         ) from None

@@ -11,6 +11,7 @@ from bmi.access.models import Project
 from bmi.access.policy import Action, Caller, authorize
 from bmi.access.service import find_owned, owner
 from bmi.api import intake as wire
+from bmi.audit import trail
 from bmi.db import now
 from bmi.errors import BadRequest, InUse, WrongState
 from bmi.ids import new_id
@@ -50,6 +51,7 @@ def create(session: Session, parts: Parts, caller: Caller, request: wire.UploadC
     )
     session.add(row)
     session.flush()
+    trail.makes(f"upload {row.id}")
     return row
 
 

@@ -7,6 +7,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from bmi.api.nodes import NodeCreate, NodeState
+from bmi.audit import trail
 from bmi.drivers.power import Bmc, Power, PowerState
 from bmi.errors import AlreadyExists, SettingsInvalid, WrongState
 from bmi.networks.service import switch_of
@@ -37,6 +38,7 @@ def register(session: Session, parts: Parts, request: NodeCreate) -> Node:
             for position, nic in enumerate(request.nics)
         ],
     )
+    trail.makes(f"node {node.name}")
     _refuse_taken(session, node)
     session.add(node)
     try:

@@ -1,6 +1,9 @@
 """The audit trail over the whole API: what gets a line, who reads it, and that nobody changes it."""
 
+import re
 from datetime import timedelta
+from ipaddress import ip_network
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -9,13 +12,19 @@ from fastapi.testclient import TestClient
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from bmi.audit import middleware, service
+from bmi import server
+from bmi.access import service as access_service
+from bmi.access.models import Token
+from bmi.access.rules import rules
+from bmi.audit import limit, middleware, service
 from bmi.audit.middleware import came_from
 from bmi.audit.models import Audit
 from bmi.db import Db, now
-from bmi.errors import BadRequest
+from bmi.errors import BadRequest, DatabaseUnavailable
 from bmi.ids import new_id
 from bmi.parts import Parts
+from bmi.settings import load_settings
+from tests.service import memory_parts, memory_settings, serving
 from tests.unit.conftest import Site
 
 
@@ -130,6 +139,32 @@ def test_the_database_refuses_to_change_or_remove_a_line(site: Site, parts: Part
     assert len(lines(site.api)) == 1
 
 
+def test_sqlite_lets_nobody_replace_a_line(site: Site, parts: Parts) -> None:
+    if not parts.db.sqlite:
+        pytest.skip("PostgreSQL has no REPLACE")
+    site.project("red")
+    for statement, why in (
+        ("INSERT OR REPLACE INTO audit SELECT * FROM audit", "append-only"),
+        ("SELECT rowid FROM audit", "no such column: rowid"),  # what REPLACE would find another line by
+    ):
+        with pytest.raises(DBAPIError, match=why), parts.db.write() as session:
+            session.execute(text(statement))
+
+
+@pytest.mark.parametrize("before", ["soon", "29 days ago", "2461545"])
+def test_the_database_lets_nobody_say_that_young_lines_may_go(site: Site, parts: Parts, before: str) -> None:
+    site.project("red")
+    days = {"soon": -1, "29 days ago": 29}.get(before)
+    value = before if days is None else (now() - timedelta(days=days)).strftime("%Y-%m-%d %H:%M:%S.%f")
+    statement = "INSERT INTO audit_retention (id, at, by, before) VALUES (:id, :at, 'x', :before)"
+    values = {"id": new_id().hex, "at": "2026-01-01 00:00:00.000000", "before": value}
+    # A number is a time for some of SQLite's functions, and a word that is larger than each time of this century.
+    with pytest.raises(DBAPIError), parts.db.write() as session:
+        session.execute(text(statement), values)
+        session.execute(text("DELETE FROM audit"))
+    assert len(lines(site.api)) == 1
+
+
 def old_line(db: Db, days: int) -> None:
     with db.write() as session:
         session.add(
@@ -180,13 +215,144 @@ def test_what_cannot_be_written_down_is_not_answered(
     assert site.api.get("/v1/nodes").status_code == 200
 
 
-def test_nobody_fills_the_trail_by_being_refused(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(middleware._Refusals, "EACH", 3)
-    for _ in range(5):
+def test_nobody_fills_the_trail_by_being_refused_and_it_says_where_it_has_a_gap(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limit.Limit, "EACH", 3)
+    for _ in range(6):
         site.api.get("/v1/nodes", headers={"Authorization": "Bearer wrong"})
-    assert len(lines(site.api)) == 3
+    found = lines(site.api)
+    assert [line["action"] for line in found] == ["GET /v1/nodes"] * 3 + ["audit.limit"]
+    assert found[-1]["thing"].startswith("address testclient: more lines")
     site.project("red")
-    assert len(lines(site.api)) == 4
+    assert lines(site.api)[-1]["action"] == "project.write"
+
+
+def test_changes_are_never_left_out_and_wrong_requests_of_a_caller_are(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limit.Limit, "EACH", 2)
+    for _ in range(5):
+        assert site.api.post("/v1/projects", json={"name": "No Name"}).status_code == 422
+    for name in ("red", "blue", "green", "grey"):
+        site.project(name)
+    assert [line["outcome"] for line in lines(site.api)] == ["failed"] * 3 + ["done"] * 4
+
+
+def test_who_is_not_known_writes_nothing_but_that_he_was_refused(site: Site) -> None:
+    nobody = {"Authorization": ""}
+    asked = [
+        site.api.post("/v1/nodes", content=b"{", headers=nobody | {"Content-Type": "application/json"}),
+        site.api.post("/v1/nodes/", headers=nobody, follow_redirects=False),
+        site.api.post("/v1/version", headers=nobody),
+        site.api.post("/v1/nothing", headers=nobody),
+    ]
+    assert [answer.status_code for answer in asked] == [422, 307, 405, 404]
+    assert lines(site.api) == []
+
+
+def test_an_expired_token_is_refused_in_its_own_name(site: Site, parts: Parts) -> None:
+    site.project("red")
+    old = token(site.api, "old", "manager", "red")
+    with parts.db.write() as session:
+        session.query(Token).filter_by(name="old").one().expires_at = now() - timedelta(days=1)
+    assert site.api.get("/v1/nodes", headers=old).status_code == 401
+    line = lines(site.api)[-1]
+    assert (line["caller"], line["project"], line["status"]) == ("old", "red", 401)
+
+
+def filled(path: str) -> str:
+    some = {"operation": str(new_id()), "upload": str(new_id())}
+    return re.sub(r"\{(\w+)\}", lambda name: some.get(name[1], "some"), path)
+
+
+def test_every_route_that_changes_something_has_a_line_for_who_may_and_for_who_may_not(
+    site: Site, parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limit.Limit, "EACH", 1000)
+    found = rules(server.build_app(parts).routes)
+    changing = sorted((method, path) for method, path in found if method not in ("GET", "HEAD"))
+    assert len(changing) > 30
+    for method, path in changing:
+        for headers in ({}, {"Authorization": "Bearer wrong"}):
+            # Things that are not there, and bodies that most of them do not take.
+            answer = site.api.request(method, filled(path), json={}, headers=headers)
+            line = lines(site.api)[-1]
+            assert line["request_id"] == answer.headers["x-request-id"], (method, path)
+            assert (line["route"], line["status"]) == (f"{method} {path}", answer.status_code)
+            assert line["caller"] == (None if headers else "admin")
+
+
+def test_a_line_names_what_was_made_and_what_was_removed(site: Site) -> None:
+    site.project("red")
+    token(site.api, "m", "manager", "red")
+    site.node("n1", 1)
+    site.api.delete("/v1/nodes/n1")
+    found = [line["thing"] for line in lines(site.api)]
+    assert found == [
+        "project red, the system",
+        "token m, role manager, project red",
+        "node n1, the inventory",
+        "node n1",
+    ]
+
+
+def test_a_defect_has_a_line_and_its_answer_the_id_that_is_in_the_log(
+    site: Site, parts: Parts, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("canary")
+
+    monkeypatch.setattr(access_service, "create_project", broken)
+    outside = TestClient(site.api.app, headers=site.api.headers, raise_server_exceptions=False)
+    answer = outside.post("/v1/projects", json={"name": "red"})
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal")
+    line = lines(site.api)[-1]
+    assert line["request_id"] == answer.headers["x-request-id"]
+    assert (line["outcome"], line["status"], line["code"]) == ("failed", 500, "internal")
+    assert f"request {line['request_id']}: unexpected RuntimeError" in caplog.text
+    assert "canary" not in answer.text + str(line)
+
+
+def test_without_a_database_the_answer_says_so_and_not_that_the_trail_failed(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise DatabaseUnavailable("it is away", next_step="wait")
+
+    monkeypatch.setattr(access_service, "create_project", away)
+    monkeypatch.setattr(middleware.AuditMiddleware, "_add", away)
+    answer = site.api.post("/v1/projects", json={"name": "red"})
+    assert (answer.status_code, answer.json()["code"]) == (503, "database-unavailable")
+    assert answer.headers["x-request-id"]
+
+
+def test_a_time_that_is_none_in_utc_is_the_callers_error(site: Site) -> None:
+    answer = site.api.get("/v1/audit", params={"since": "0001-01-01T00:00:00+14:00"})
+    assert (answer.status_code, answer.json()["code"]) == (400, "bad-request")
+
+
+def test_no_body_query_or_header_is_in_the_trail(site: Site) -> None:
+    site.project("red")
+    for method, path, more in (
+        (
+            "POST",
+            "/v1/nodes?token=canary",
+            {"json": {"name": "n1", "bmc": {"password": "canary"}, "nics": []}},
+        ),
+        ("POST", "/v1/tokens", {"json": {"name": "m", "role": "manager", "project": "canary!"}}),
+        ("POST", "/v1/images/import", {"json": {"name": "x", "url": "https://u:canary@x/y?key=canary"}}),
+        ("POST", "/v1/nodes/n1/provision", {"json": {"user_data": "canary", "chap": "canary"}}),
+        (
+            "GET",
+            "/v1/nodes?key=canary",
+            {"headers": {"Authorization": "Bearer canary", "X-Request-Id": "canary"}},
+        ),
+    ):
+        site.api.request(method, path, **more)  # type: ignore[arg-type]
+    found = lines(site.api)
+    assert len(found) == 6
+    assert [line for line in found if "canary" in str(line) and line["thing"] != "project canary!"] == []
 
 
 @pytest.mark.parametrize(
@@ -197,14 +363,37 @@ def test_nobody_fills_the_trail_by_being_refused(site: Site, monkeypatch: pytest
         ("10.0.0.1", ["203.0.113.9, 198.51.100.7"], "198.51.100.7"),
         ("10.0.0.1", ["203.0.113.9", "198.51.100.7, 10.0.0.2"], "198.51.100.7"),
         ("10.0.0.1", [], "10.0.0.1"),
+        ("::ffff:10.0.0.1", ["::ffff:198.51.100.7"], "198.51.100.7"),
+        ("10.0.0.1", ["198.51.100.7, nonsense"], "nonsense"),
+        ("10.0.0.1", ["10.0.0.3, 10.0.0.2"], "10.0.0.3"),
     ],
 )
 def test_only_trusted_proxies_say_who_asks(client: str, said: list[str], found: str) -> None:
-    from ipaddress import ip_network
-
     scope = {
         "type": "http",
         "client": (client, 1),
         "headers": [(b"x-forwarded-for", entry.encode()) for entry in said],
     }
     assert came_from(scope, [ip_network("10.0.0.0/8")]) == found
+
+
+@pytest.mark.parametrize(("peer", "found"), [("10.0.0.9", "198.51.100.7"), ("10.0.1.9", "10.0.1.9")])
+def test_the_settings_name_the_proxies_that_are_believed(
+    database_url: str, tmp_path: Path, peer: str, found: str
+) -> None:
+    file = tmp_path / "bmi.toml"
+    file.write_text('[api]\ntrusted_proxies = ["10.0.0.0/24"]\n')
+    update = {"api": load_settings(file).api}
+    settings = memory_settings(tmp_path, database_url).model_copy(update=update)
+    with memory_parts(settings) as parts, serving(parts, settings) as api:
+        behind = TestClient(
+            api.app, client=(peer, 1024), headers={"X-Forwarded-For": "203.0.113.9, 198.51.100.7"}
+        )
+        assert behind.get("/v1/nodes").status_code == 401
+        assert lines(api)[-1]["address"] == found
+
+
+def test_without_that_setting_nobody_is_believed_not_even_on_this_host(site: Site) -> None:
+    behind = TestClient(site.api.app, client=("127.0.0.1", 1024), headers={"X-Forwarded-For": "203.0.113.9"})
+    assert behind.get("/v1/nodes").status_code == 401
+    assert lines(site.api)[-1]["address"] == "127.0.0.1"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.client.fake_service import ID, WHEN, Asked, Service, page
+from tests.unit.client.fake_service import ID, WHEN, Asked, Service, page, problem
 
 Bmi = Callable[..., tuple[int, str, str]]
 
@@ -79,7 +79,7 @@ def test_an_export_is_a_line_for_each_entry_of_all_pages(service: Service, bmi: 
     assert all("since" not in asked.query for asked in service.requests("GET", "/audit"))
 
 
-@pytest.mark.parametrize("time", ["yesterday", "7w", "2026-13-01", "-1d"])
+@pytest.mark.parametrize("time", ["yesterday", "7w", "2026-13-01", "-1d", "999999d"])
 def test_what_is_no_time_is_said_before_anything_is_asked(service: Service, bmi: Bmi, time: str) -> None:
     status, out, err = bmi("audit", "export", f"--since={time}")
 
@@ -87,3 +87,18 @@ def test_what_is_no_time_is_said_before_anything_is_asked(service: Service, bmi:
     assert time in err
     assert "2h for two hours ago" in err
     assert service.asked == []
+
+
+def test_an_export_prints_each_page_before_it_asks_for_the_next(service: Service, bmi: Bmi) -> None:
+    def pages(asked: Asked) -> Any:
+        if "cursor" in asked.query:
+            return problem(500, "internal", "it broke")
+        return page(line(thing="first"), next="x")
+
+    service.on("GET", "/audit", pages)
+
+    status, out, err = bmi("audit", "export")
+
+    assert status == 1
+    assert [json.loads(text)["thing"] for text in out.splitlines()] == ["first"]
+    assert "it broke" in err

@@ -7,6 +7,12 @@ revision = "0006"
 down_revision = "0005"
 
 _WHY = "the audit trail is append-only"
+# A removal may say that it is about lines of 30 days and more; the hour is for clocks that differ.
+_TOO_SOON = {
+    # As text, which is how SQLite compares it with a line's time, too.
+    "sqlite": "NEW.before > strftime('%Y-%m-%d %H:%M:%S', 'now', '-30 days', '+1 hour')",
+    "postgresql": "NEW.before > clock_timestamp() - interval '30 days' + interval '1 hour'",
+}
 _TOO_YOUNG = "NOT EXISTS (SELECT 1 FROM audit_retention WHERE OLD.at < audit_retention.before)"
 
 
@@ -28,6 +34,7 @@ def upgrade() -> None:
         sa.Column("request_id", sa.Uuid(), nullable=False),
         sa.Column("operation_id", sa.Uuid(), nullable=True),
         sa.PrimaryKeyConstraint("id", name="pk_audit"),
+        sqlite_with_rowid=False,
     )
     op.create_index("ix_audit_at", "audit", ["at"])
     op.create_index("ix_audit_project_id", "audit", ["project_id", "id"])
@@ -38,6 +45,7 @@ def upgrade() -> None:
         sa.Column("by", sa.String(), nullable=False),
         sa.Column("before", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_audit_retention"),
+        sqlite_with_rowid=False,
     )
     for statement in _SQLITE if op.get_bind().dialect.name == "sqlite" else _POSTGRESQL:
         op.execute(statement)
@@ -50,7 +58,8 @@ def _sqlite(name: str, event: str, table: str, when: str = "") -> str:
     )
 
 
-# INSERT OR REPLACE removes a row without asking the trigger for removals.
+# INSERT OR REPLACE removes a row without asking the trigger for removals. It finds the row by its id; not by
+# SQLite's own number of it, which these tables do not have.
 _SQLITE = (
     _sqlite("audit_unchanged", "UPDATE", "audit"),
     _sqlite("audit_kept", "DELETE", "audit", _TOO_YOUNG),
@@ -63,6 +72,7 @@ _SQLITE = (
         "audit_retention",
         "EXISTS (SELECT 1 FROM audit_retention WHERE id = NEW.id)",
     ),
+    _sqlite("audit_retention_late", "INSERT", "audit_retention", _TOO_SOON["sqlite"]),
 )
 _POSTGRESQL = (
     "CREATE FUNCTION bmi_append_only() RETURNS trigger LANGUAGE plpgsql AS $$"
@@ -74,6 +84,8 @@ _POSTGRESQL = (
     " RETURN OLD; END $$",
     "CREATE TRIGGER audit_kept BEFORE DELETE ON audit FOR EACH ROW EXECUTE FUNCTION bmi_audit_kept()",
     "CREATE TRIGGER audit_not_emptied BEFORE TRUNCATE ON audit EXECUTE FUNCTION bmi_append_only()",
+    "CREATE TRIGGER audit_retention_late BEFORE INSERT ON audit_retention"
+    f" FOR EACH ROW WHEN ({_TOO_SOON['postgresql']}) EXECUTE FUNCTION bmi_append_only()",
     "CREATE TRIGGER audit_retention_kept BEFORE UPDATE OR DELETE ON audit_retention"
     " FOR EACH ROW EXECUTE FUNCTION bmi_append_only()",
     "CREATE TRIGGER audit_retention_not_emptied BEFORE TRUNCATE ON audit_retention"
