@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -375,6 +376,90 @@ def test_what_is_half_cloned_does_not_keep_a_disk_from_being_rolled_back(
 
     assert pool.content(f"disk-{made}") == source.read_bytes()
     assert pool.id_objects() == {f"image-{golden}", f"disk-{made}"}
+
+
+# --- removing, and dying at it ---------------------------------------------------------------------------
+
+
+def in_the_trash(pool: TestPool, name: str) -> str:
+    """Die when the image is in the trash, and return its id."""
+    with pool.image(name, read_only=True) as opened:
+        id = str(opened.id())
+    rbd.RBD().trash_move(pool.pool, name, 0)
+    return id
+
+
+def half_in_the_trash(pool: TestPool, name: str) -> None:
+    """Die when the image has lost its name, and before the trash says that it is there."""
+    id = in_the_trash(pool, name).encode()
+    normal, moving = b"\0", b"\1"  # TrashImageState of Ceph's cls_rbd_types.h
+    status, _ = pool.pool.execute(
+        "rbd_trash", "rbd", "trash_state_set", struct.pack("<I", len(id)) + id + moving + normal
+    )
+    assert status >= 0
+
+
+def half_removed(pool: TestPool, name: str) -> None:
+    """Die when the image's header is gone, and before the trash forgets it."""
+    pool.pool.remove_object(f"rbd_header.{in_the_trash(pool, name)}")
+
+
+def half_unnamed(pool: TestPool, name: str) -> None:
+    """Die when the image's name leads nowhere any more, and Ceph's directory still has it."""
+    pool.pool.remove_object(f"rbd_id.{name}")
+
+
+@pytest.mark.parametrize("after", ["restart", "again"])
+@pytest.mark.parametrize("died", [in_the_trash, half_in_the_trash, half_removed, half_unnamed])
+def test_a_removal_that_stopped_anywhere_is_ended(
+    store: RbdStorage,
+    make: Make,
+    golden: UUID,
+    pool: TestPool,
+    died: Callable[[TestPool, str], object],
+    after: str,
+) -> None:
+    made = new_id()
+    store.clone(golden, made)
+    died(pool, f"disk-{made}")
+    if after == "restart" and died is half_in_the_trash:
+        pytest.skip("Ceph does not list it; whoever removes the disk again ends it")
+
+    if after == "restart":
+        make().prepare()
+    else:
+        assert store.remove(disk(made)) is Outcome.DONE
+
+    assert store.remove(disk(made)) is Outcome.ALREADY
+    assert (pool.names(), pool.trash(), pool.id_objects()) == (
+        {f"image-{golden}"},
+        set(),
+        {f"image-{golden}"},
+    )
+
+
+def test_what_waits_for_its_clones_in_the_trash_is_removed_already(
+    store: RbdStorage, golden: UUID, pool: TestPool
+) -> None:
+    store.clone(golden, new_id())
+    store.remove(image(golden))
+
+    assert store.remove(image(golden)) is Outcome.ALREADY
+    assert pool.trash() == {f"image-{golden}"}
+
+
+def test_who_opens_a_disk_while_it_goes_does_not_keep_it(
+    store: RbdStorage, golden: UUID, pool: TestPool
+) -> None:
+    made = new_id()
+    store.clone(golden, made)
+    with (
+        held(pool, f"disk-{made}", idle=True),
+        patch.object(header, "watched", return_value=False),  # as it was a moment before
+    ):
+        assert store.remove(disk(made)) is Outcome.DONE
+
+    assert (pool.names(), pool.trash()) == ({f"image-{golden}"}, set())
 
 
 # --- removing --------------------------------------------------------------------------------------------

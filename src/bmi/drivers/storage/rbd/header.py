@@ -28,6 +28,7 @@ _VERSIONED = struct.Struct("<BBI")  # version, least version of a reader, length
 _COUNT = struct.Struct("<I")
 _POOL = struct.Struct("<q")
 _SNAPSHOTS = struct.Struct("<QI")  # the newest one's number, how many there are
+_UNREADABLE = (rados.Error, struct.error, UnicodeDecodeError)
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,21 @@ def read(session: Session, name: str) -> Header | None:
     """Read an image's header; None if it cannot be read, or the image does not exist."""
     try:
         id, _ = _string(_ask(session, f"{ID_OBJECT}{name}", "rbd", "get_id"), 0)
-        header = f"{_HEADER_OBJECT}{id}"
+    except _UNREADABLE:
+        return None
+    return read_by_id(session, id)
+
+
+def read_by_id(session: Session, id: str) -> Header | None:
+    """Read the header of an image of which Ceph's id is known, as of one in the trash; see `read`."""
+    header = f"{_HEADER_OBJECT}{id}"
+    try:
         _, snapshots = _SNAPSHOTS.unpack_from(_ask(session, header, "rbd", "get_snapcontext"))
         parent = _parent(_ask(session, header, "rbd", "parent_get"))
         asked = _COUNT.pack(len(_LOCK)) + _LOCK
         lock = _ask(session, header, "lock", "get_info", _VERSIONED.pack(1, 1, len(asked)) + asked)
         (lockers,) = _COUNT.unpack_from(lock, _VERSIONED.size)
-    except (rados.Error, struct.error, UnicodeDecodeError):
+    except _UNREADABLE:
         return None
     return Header(id, parent, snapshots, lockers)
 

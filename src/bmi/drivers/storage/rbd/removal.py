@@ -13,7 +13,7 @@ from bmi.drivers.storage import Kind, Volume
 from bmi.drivers.storage.rbd import header
 from bmi.drivers.storage.rbd.bindings import rbd
 from bmi.drivers.storage.rbd.fencing import cut_off, watchers
-from bmi.drivers.storage.rbd.names import MARK, volume_named
+from bmi.drivers.storage.rbd.names import MARK, is_ours, volume_named
 from bmi.drivers.storage.rbd.session import Session
 from bmi.drivers.storage.rbd.whole import is_whole, user_snapshots
 
@@ -30,36 +30,57 @@ def remove(session: Session, volume: Volume) -> bool:
 
 
 def remove_named(session: Session, name: str, *, read_only: bool) -> bool:
-    """Remove an image of BMI's, see `remove` and `strip`."""
-    if _remove_unused(session, name):
-        return True
-    parent, cloned = strip(session, name, read_only=read_only)
+    """Remove an image of BMI's, see `remove` and `strip`.
+
+    It goes by way of the trash, as in librbd's own `remove`. But that one opens it once more, to see who else has
+    it open, and what it leaves in the trash when its caller dies is not listed there.
+    """
+    found = header.read(session, name)
+    if found and not found.snapshots and not found.lockers and not header.watched(session, found):
+        parent, cloned = found.parent, False
+    else:
+        parent, cloned = strip(session, name, read_only=read_only)
     try:
-        if cloned:
+        if found or cloned:
             session.rbd.trash_move(session.pool, name, 0)
         else:
             session.rbd.remove(session.pool, name)
     except rbd.ImageNotFound:
-        return False
+        return _remove_rest(session, name)
+    if found and not cloned:
+        _remove_moved(session, found.id)
     purge(session, parent)
     return True
 
 
-def _remove_unused(session: Session, name: str) -> bool:
-    """Remove an image that has no snapshots and that nobody has open, without opening it first.
+def _remove_moved(session: Session, id: str) -> None:
+    """Remove for good what was moved into the trash, whoever began to use it at the last moment."""
+    with suppress(rbd.ImageNotFound):  # another one was quicker
+        try:
+            session.rbd.trash_remove(session.pool, id, True)
+        except (rbd.ImageBusy, rbd.ImageHasSnapshots):
+            _, cloned = strip(session, id=id, read_only=False)
+            if not cloned:
+                session.rbd.trash_remove(session.pool, id, True)
+
+
+def _remove_rest(session: Session, name: str) -> bool:
+    """Remove what somebody left of an image who died while he made or removed it.
 
     Returns:
-        Whether it was such a one.
+        Whether there was anything, besides what waits in the trash for its clones to go.
     """
-    found = header.read(session, name)
-    if found is None or found.snapshots or found.lockers or header.watched(session, found):
-        return False
-    try:
-        session.rbd.remove(session.pool, name)
-    except (rbd.ImageBusy, rbd.ImageHasSnapshots, rbd.ImageNotFound):
-        return False  # somebody has it open, or was quicker
-    purge(session, found.parent)
-    return True
+    found = False
+    with suppress(rbd.ImageNotFound):
+        session.rbd.remove(session.pool, name)  # what has no header
+        found = True
+    with suppress(rbd.ImageNotFound):
+        session.rbd.trash_move(session.pool, name, 0)  # what is half in the trash
+        found = True
+    for entry in list(session.rbd.trash_list(session.pool)):
+        if entry["name"] == name:
+            found = purge(session, entry["id"]) or found
+    return found
 
 
 def sweep(session: Session, volume: Volume) -> None:
@@ -77,7 +98,7 @@ def sweep_trash(session: Session) -> None:
         purge(session, entry["id"])
 
 
-def purge(session: Session, id: str | None) -> None:
+def purge(session: Session, id: str | None) -> bool:
     """Remove an image for good if it is in the trash without clones, and then its parents.
 
     What others than BMI put into the trash stays.
@@ -85,22 +106,28 @@ def purge(session: Session, id: str | None) -> None:
     Args:
         session: The session.
         id: Ceph's id of the image; None for none.
+
+    Returns:
+        Whether the image was removed.
     """
+    removed = False
     while id is not None:
         try:
-            if volume_named(session.rbd.trash_get(session.pool, id)["name"]) is None:
-                return
-            parent = parent_of(session, id=id)
+            if not is_ours(session.rbd.trash_get(session.pool, id)["name"]):
+                break
+            parent = _parent_of(session, id)
             session.rbd.trash_remove(session.pool, id, True)
         except (rbd.ImageNotFound, rbd.ImageHasSnapshots, rbd.ImageBusy):
-            return  # it is not in the trash, has clones, or another one is about it
-        id = parent
+            break  # it is not in the trash, has clones, or another one is about it
+        id, removed = parent, True
+    return removed
 
 
-def parent_of(session: Session, name: str | None = None, *, id: str | None = None) -> str | None:
-    """Return Ceph's id of the image that an image was cloned from, None if it depends on none."""
+def _parent_of(session: Session, id: str) -> str | None:
+    if found := header.read_by_id(session, id):
+        return found.parent
     try:
-        with session.image(name, id=id) as image:
+        with session.image(id=id) as image:
             return parent_id(image)
     except rbd.ImageNotFound:
         return None
@@ -114,12 +141,15 @@ def parent_id(image: Any) -> str | None:
         return None
 
 
-def strip(session: Session, name: str, *, read_only: bool) -> tuple[str | None, bool]:
+def strip(
+    session: Session, name: str | None = None, *, id: str | None = None, read_only: bool
+) -> tuple[str | None, bool]:
     """Take an image's users and snapshots away.
 
     Args:
         session: The session.
         name: The image.
+        id: Its id; the only way to one in the trash.
         read_only: Whether it is opened without a right to change it first, which is less work where there are
             no snapshots.
 
@@ -127,7 +157,7 @@ def strip(session: Session, name: str, *, read_only: bool) -> tuple[str | None, 
         Ceph's id of its parent, and whether clones hold any of its snapshots.
     """
     try:
-        with session.image(name, read_only=read_only) as image:
+        with session.image(name, id=id, read_only=read_only) as image:
             # Nobody may use it any more. One who died without closing it would be waited for.
             if others := watchers(session, image):
                 cut_off(session, image, others)
@@ -140,7 +170,7 @@ def strip(session: Session, name: str, *, read_only: bool) -> tuple[str | None, 
                 return parent_id(image), any(True for _ in image.list_snaps())
     except rbd.ImageNotFound:
         return None, False
-    return strip(session, name, read_only=False)
+    return strip(session, name, id=id, read_only=False)
 
 
 def _left_behind(session: Session, volume: Volume) -> bool:
