@@ -4,6 +4,7 @@ An image that has clones cannot be removed, but it can be put into the trash and
 content as long as a clone needs it. Whoever removes the last clone removes it for good.
 """
 
+import errno
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -93,8 +94,12 @@ def sweep(session: Session, volume: Volume) -> None:
 
 
 def sweep_trash(session: Session) -> None:
-    """Remove from the trash what nobody needs any more."""
-    for entry in list(session.rbd.trash_list(session.pool)):
+    """Remove from the trash what nobody needs any more, and what somebody died at while he put it there."""
+    entries = list(session.rbd.trash_list(session.pool))
+    named = {each["id"] for each in session.rbd.list2(session.pool)}
+    for entry in entries:
+        if is_ours(entry["name"]) and entry["id"] not in named and _age(entry["deletion_time"]) > _OLD:
+            header.end_move(session, entry["id"])
         purge(session, entry["id"])
 
 
@@ -119,6 +124,10 @@ def purge(session: Session, id: str | None) -> bool:
             session.rbd.trash_remove(session.pool, id, True)
         except (rbd.ImageNotFound, rbd.ImageHasSnapshots, rbd.ImageBusy):
             break  # it is not in the trash, has clones, or another one is about it
+        except rbd.OSError as error:
+            if error.errno == errno.EUCLEAN:
+                break  # another one is about to put it there, or died at that, see `sweep_trash`
+            raise
         id, removed = parent, True
     return removed
 
