@@ -441,7 +441,7 @@ def test_a_removal_that_stopped_anywhere_is_ended(
 
     if after == "restart":
         make().prepare()  # another one may be about it just now
-        monkeypatch.setattr("bmi.drivers.storage.rbd.removal._OLD", timedelta(0))
+        monkeypatch.setattr("bmi.drivers.storage.rbd.sweeping._OLD", timedelta(0))
         make().prepare()
     if after == "again" or died is announced_to_the_trash:
         assert store.remove(disk(made)) is Outcome.DONE
@@ -458,7 +458,7 @@ def test_sweeping_the_trash_spares_what_has_the_name_now(
     store.clone(golden, made)
     half_in_the_trash(pool, f"disk-{made}")
     store.clone(golden, made)
-    monkeypatch.setattr("bmi.drivers.storage.rbd.removal._OLD", timedelta(0))
+    monkeypatch.setattr("bmi.drivers.storage.rbd.sweeping._OLD", timedelta(0))
 
     make().prepare()
 
@@ -707,7 +707,7 @@ def test_an_image_whose_maker_died_in_its_last_step_is_nobodys_and_made_anew(
     assert f"image-{golden}" not in pool.names()
 
 
-@pytest.mark.parametrize("looker", ["making", "removal"])
+@pytest.mark.parametrize("looker", ["making", "sweeping"])
 def test_an_image_whose_maker_ends_well_while_somebody_looks_at_it_stays(
     make: Make,
     store: RbdStorage,
@@ -730,7 +730,7 @@ def test_an_image_whose_maker_ends_well_while_somebody_looks_at_it_stays(
     # From here on it looks as if nobody had it open, and it is whole.
     monkeypatch.setattr(f"bmi.drivers.storage.rbd.{looker}.watchers", ends_now)
     monkeypatch.setattr("bmi.drivers.storage.rbd.making._GAP", 0)
-    if looker == "removal":
+    if looker == "sweeping":
         make().prepare()
     else:
         store.import_image(golden, source, ignore)
