@@ -22,7 +22,7 @@ import rbd
 
 from bmi.drivers import Outcome, Site
 from bmi.drivers.storage import Kind, Volume
-from bmi.drivers.storage.rbd import RbdStorage, header
+from bmi.drivers.storage.rbd import RbdStorage, header, sweeping
 from bmi.errors import BadRequest, ImageInvalid, SettingsInvalid, StorageError, StorageUnreachable
 from bmi.ids import new_id
 from bmi.lab.ceph import Ceph
@@ -474,6 +474,30 @@ def test_what_waits_for_its_clones_in_the_trash_is_removed_already(
 
     assert store.remove(image(golden)) is Outcome.ALREADY
     assert pool.trash() == {f"image-{golden}"}
+
+
+def test_who_sweeps_and_who_removes_do_not_cut_each_other_off(
+    store: RbdStorage, make: Make, golden: UUID, pool: TestPool
+) -> None:
+    other, stop = make(), threading.Event()
+
+    def sweep() -> None:
+        with other._connection.session("-") as session:
+            while not stop.is_set():
+                sweeping.sweep_trash(session)
+
+    with ThreadPoolExecutor(1) as threads:
+        sweeper = threads.submit(sweep)
+        try:
+            for _ in range(20):
+                made = new_id()
+                store.clone(golden, made)
+                assert store.remove(disk(made)) is Outcome.DONE
+        finally:
+            stop.set()
+        sweeper.result()
+
+    assert (pool.names(), pool.trash()) == ({f"image-{golden}"}, set())
 
 
 def test_who_opens_a_disk_while_it_goes_does_not_keep_it(

@@ -15,6 +15,11 @@ from bmi.drivers.storage.rbd.fencing import cut_off, watchers
 from bmi.drivers.storage.rbd.names import is_ours
 from bmi.drivers.storage.rbd.session import Session
 from bmi.drivers.storage.rbd.whole import user_snapshots
+from bmi.errors import DeadlineExceeded
+from bmi.wait import wait_until
+
+_OTHERS = 3.0  # seconds; one who removes the same image has done it long before
+_POLL = 0.1  # seconds
 
 
 def remove(session: Session, volume: Volume) -> bool:
@@ -51,11 +56,22 @@ def remove_named(session: Session, name: str, *, read_only: bool) -> bool:
 
 
 def _remove_moved(session: Session, id: str) -> None:
-    """Remove for good what was moved into the trash, whoever began to use it at the last moment."""
-    with suppress(rbd.ImageNotFound):  # another one was quicker
+    """Remove for good what was moved into the trash, whoever began to use it at the last moment.
+
+    Who sweeps the trash may be about the same image, and has it open meanwhile. He is not cut off.
+    """
+
+    def removed() -> bool:
         try:
             session.rbd.trash_remove(session.pool, id, True)
-        except (rbd.ImageBusy, rbd.ImageHasSnapshots):
+        except rbd.ImageBusy:
+            return False
+        return True
+
+    with suppress(rbd.ImageNotFound):
+        try:
+            wait_until(removed, deadline=_OTHERS, what="", next_step="", poll=_POLL)
+        except (DeadlineExceeded, rbd.ImageHasSnapshots):
             _, cloned = strip(session, id=id, read_only=False)
             if not cloned:
                 session.rbd.trash_remove(session.pool, id, True)
