@@ -55,12 +55,15 @@ def _count(store: storage.Store, requests: Callable[[], int]) -> Counts:
 def _live(store: storage.Store, requests: Callable[[], int]) -> Counts:
     """Let disks and images come and go, and count each step's requests."""
     verbs = store.verbs
-    disk, plain, image, derived = (new_id() for _ in range(4))
+    disk, plain, flat, image, derived = (new_id() for _ in range(5))
+    verbs.clone(store.golden, flat)
     steps: dict[str, Callable[[], None]] = {
         "clone": lambda: verbs.clone(store.golden, disk),
         "clone with ten times the size": lambda: verbs.clone(store.golden, plain, storage.LARGE),
         "snapshot": lambda: verbs.snapshot(disk, image),
         "image from an image": lambda: verbs.copy(image, derived),
+        "flatten a clone": lambda: verbs.flatten(flat),
+        "remove a flattened clone": lambda: verbs.remove_disk(flat),
         "remove a clone": lambda: verbs.remove_disk(plain),
         "remove an image": lambda: verbs.remove_image(derived),
         "remove an image that an image was made of": lambda: verbs.remove_image(image),

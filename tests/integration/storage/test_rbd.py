@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -20,7 +22,7 @@ import rbd
 
 from bmi.drivers import Outcome, Site
 from bmi.drivers.storage import Kind, Volume
-from bmi.drivers.storage.rbd import RbdStorage, header
+from bmi.drivers.storage.rbd import RbdStorage, header, sweeping
 from bmi.errors import BadRequest, ImageInvalid, SettingsInvalid, StorageError, StorageUnreachable
 from bmi.ids import new_id
 from bmi.lab.ceph import Ceph
@@ -377,6 +379,141 @@ def test_what_is_half_cloned_does_not_keep_a_disk_from_being_rolled_back(
     assert pool.id_objects() == {f"image-{golden}", f"disk-{made}"}
 
 
+# --- removing, and dying at it ---------------------------------------------------------------------------
+
+
+def in_the_trash(pool: TestPool, name: str) -> str:
+    """Die when the image is in the trash, and return its id."""
+    with pool.image(name, read_only=True) as opened:
+        id = str(opened.id())
+    rbd.RBD().trash_move(pool.pool, name, 0)
+    return id
+
+
+def announced_to_the_trash(pool: TestPool, name: str) -> None:
+    """Die when the trash has been told of the image, which has lost nothing yet."""
+    with pool.image(name, read_only=True) as opened:
+        id = str(opened.id()).encode()
+    # TrashImageSpec: by a user, the name, since when and until when, being moved.
+    spec = struct.pack(f"<BI{len(name)}sIIIIB", 0, len(name), name.encode(), 0, 0, 0, 0, 1)
+    told = struct.pack(f"<I{len(id)}sBBI", len(id), id, 2, 1, len(spec)) + spec
+    status, _ = pool.pool.execute("rbd_trash", "rbd", "trash_add", told)
+    assert status >= 0
+
+
+def half_in_the_trash(pool: TestPool, name: str) -> None:
+    """Die when the image has lost its name, and before the trash says that it is there."""
+    id = in_the_trash(pool, name).encode()
+    normal, moving = b"\0", b"\1"  # TrashImageState of Ceph's cls_rbd_types.h
+    status, _ = pool.pool.execute(
+        "rbd_trash", "rbd", "trash_state_set", struct.pack("<I", len(id)) + id + moving + normal
+    )
+    assert status >= 0
+
+
+def half_removed(pool: TestPool, name: str) -> None:
+    """Die when the image's header is gone, and before the trash forgets it."""
+    pool.pool.remove_object(f"rbd_header.{in_the_trash(pool, name)}")
+
+
+def half_unnamed(pool: TestPool, name: str) -> None:
+    """Die when the image's name leads nowhere any more, and Ceph's directory still has it."""
+    pool.pool.remove_object(f"rbd_id.{name}")
+
+
+@pytest.mark.parametrize("after", ["restart", "again"])
+@pytest.mark.parametrize(
+    "died", [announced_to_the_trash, half_in_the_trash, in_the_trash, half_removed, half_unnamed]
+)
+def test_a_removal_that_stopped_anywhere_is_ended(
+    store: RbdStorage,
+    make: Make,
+    golden: UUID,
+    pool: TestPool,
+    monkeypatch: pytest.MonkeyPatch,
+    died: Callable[[TestPool, str], object],
+    after: str,
+) -> None:
+    made, other = new_id(), new_id()
+    store.clone(golden, other)
+    store.clone(golden, made)
+    died(pool, f"disk-{made}")
+
+    if after == "restart":
+        make().prepare()  # another one may be about it just now
+        monkeypatch.setattr("bmi.drivers.storage.rbd.sweeping._OLD", timedelta(0))
+        make().prepare()
+    if after == "again" or died is announced_to_the_trash:
+        assert store.remove(disk(made)) is Outcome.DONE
+
+    assert store.remove(disk(made)) is Outcome.ALREADY
+    left = {f"image-{golden}", f"disk-{other}"}
+    assert (pool.names(), pool.trash(), pool.id_objects()) == (left, set(), left)
+
+
+def test_sweeping_the_trash_spares_what_has_the_name_now(
+    store: RbdStorage, make: Make, golden: UUID, pool: TestPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = new_id()
+    store.clone(golden, made)
+    half_in_the_trash(pool, f"disk-{made}")
+    store.clone(golden, made)
+    monkeypatch.setattr("bmi.drivers.storage.rbd.sweeping._OLD", timedelta(0))
+
+    make().prepare()
+
+    assert store.find(disk(made)) is not None
+    assert (pool.names(), pool.trash()) == ({f"image-{golden}", f"disk-{made}"}, set())
+
+
+def test_what_waits_for_its_clones_in_the_trash_is_removed_already(
+    store: RbdStorage, golden: UUID, pool: TestPool
+) -> None:
+    store.clone(golden, new_id())
+    store.remove(image(golden))
+
+    assert store.remove(image(golden)) is Outcome.ALREADY
+    assert pool.trash() == {f"image-{golden}"}
+
+
+def test_who_sweeps_and_who_removes_do_not_cut_each_other_off(
+    store: RbdStorage, make: Make, golden: UUID, pool: TestPool
+) -> None:
+    other, stop = make(), threading.Event()
+
+    def sweep() -> None:
+        with other._connection.session("-") as session:
+            while not stop.is_set():
+                sweeping.sweep_trash(session)
+
+    with ThreadPoolExecutor(1) as threads:
+        sweeper = threads.submit(sweep)
+        try:
+            for _ in range(20):
+                made = new_id()
+                store.clone(golden, made)
+                assert store.remove(disk(made)) is Outcome.DONE
+        finally:
+            stop.set()
+        sweeper.result()
+
+    assert (pool.names(), pool.trash()) == ({f"image-{golden}"}, set())
+
+
+def test_who_opens_a_disk_while_it_goes_does_not_keep_it(
+    store: RbdStorage, golden: UUID, pool: TestPool
+) -> None:
+    made = new_id()
+    store.clone(golden, made)
+    with (
+        held(pool, f"disk-{made}", idle=True),
+        patch.object(header, "watched", return_value=False),  # as it was a moment before
+    ):
+        assert store.remove(disk(made)) is Outcome.DONE
+
+    assert (pool.names(), pool.trash()) == ({f"image-{golden}"}, set())
+
+
 # --- removing --------------------------------------------------------------------------------------------
 
 
@@ -594,7 +731,7 @@ def test_an_image_whose_maker_died_in_its_last_step_is_nobodys_and_made_anew(
     assert f"image-{golden}" not in pool.names()
 
 
-@pytest.mark.parametrize("looker", ["making", "removal"])
+@pytest.mark.parametrize("looker", ["making", "sweeping"])
 def test_an_image_whose_maker_ends_well_while_somebody_looks_at_it_stays(
     make: Make,
     store: RbdStorage,
@@ -617,7 +754,7 @@ def test_an_image_whose_maker_ends_well_while_somebody_looks_at_it_stays(
     # From here on it looks as if nobody had it open, and it is whole.
     monkeypatch.setattr(f"bmi.drivers.storage.rbd.{looker}.watchers", ends_now)
     monkeypatch.setattr("bmi.drivers.storage.rbd.making._GAP", 0)
-    if looker == "removal":
+    if looker == "sweeping":
         make().prepare()
     else:
         store.import_image(golden, source, ignore)

@@ -6,8 +6,8 @@ holds what it makes open, and Ceph knows for half a minute after its death that 
 """
 
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 from bmi.drivers.storage import Kind, Volume
 from bmi.drivers.storage.rbd.bindings import rbd
@@ -60,6 +60,16 @@ def give_up(session: Session, volume: Volume) -> None:
     """Remove what was made of a volume before something failed; what stays is swept later."""
     with suppress(BmiError, *ERRORS):
         remove(session, volume)
+
+
+@contextmanager
+def or_nothing(session: Session, volume: Volume) -> Iterator[None]:
+    """Remove what was made of a volume if something fails."""
+    try:
+        yield
+    except BaseException:
+        give_up(session, volume)
+        raise
 
 
 def _in_place(session: Session, volume: Volume, make: Callable[[], None]) -> bool:

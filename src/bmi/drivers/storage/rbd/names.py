@@ -54,6 +54,11 @@ def disk_of_next(name: str) -> Volume | None:
     return disk if disk and next_name(disk) == name else None
 
 
+def is_ours(name: str) -> bool:
+    """Say whether an RBD image is BMI's: a volume, or what one is to become."""
+    return volume_named(name) is not None or disk_of_next(name) is not None
+
+
 def seed_snapshot(number: int, content: bytes) -> str:
     """Return the name of the snapshot for a seed's content.
 

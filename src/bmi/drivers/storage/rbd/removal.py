@@ -4,20 +4,22 @@ An image that has clones cannot be removed, but it can be put into the trash and
 content as long as a clone needs it. Whoever removes the last clone removes it for good.
 """
 
-from collections.abc import Iterator
+import errno
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from bmi.drivers.storage import Kind, Volume
 from bmi.drivers.storage.rbd import header
 from bmi.drivers.storage.rbd.bindings import rbd
 from bmi.drivers.storage.rbd.fencing import cut_off, watchers
-from bmi.drivers.storage.rbd.names import MARK, volume_named
+from bmi.drivers.storage.rbd.names import is_ours
 from bmi.drivers.storage.rbd.session import Session
-from bmi.drivers.storage.rbd.whole import is_whole, user_snapshots
+from bmi.drivers.storage.rbd.whole import user_snapshots
+from bmi.errors import DeadlineExceeded
+from bmi.wait import wait_until
 
-_OLD = timedelta(minutes=10)  # far longer than a living process takes between two of its steps
+_OTHERS = 3.0  # seconds; one who removes the same image has done it long before
+_POLL = 0.1  # seconds
 
 
 def remove(session: Session, volume: Volume) -> bool:
@@ -30,54 +32,71 @@ def remove(session: Session, volume: Volume) -> bool:
 
 
 def remove_named(session: Session, name: str, *, read_only: bool) -> bool:
-    """Remove an image of BMI's, see `remove` and `strip`."""
-    if _remove_unused(session, name):
-        return True
-    parent, cloned = strip(session, name, read_only=read_only)
+    """Remove an image of BMI's, see `remove` and `strip`.
+
+    It goes by way of the trash, as in librbd's own `remove`. But that one opens it once more, to see who else has
+    it open, and what it leaves in the trash when its caller dies is not listed there.
+    """
+    found = header.read(session, name)
+    if found and not found.snapshots and not found.lockers and not header.watched(session, found):
+        parent, cloned = found.parent, False
+    else:
+        parent, cloned = strip(session, name, read_only=read_only)
     try:
-        if cloned:
+        if found or cloned:
             session.rbd.trash_move(session.pool, name, 0)
         else:
             session.rbd.remove(session.pool, name)
     except rbd.ImageNotFound:
-        return False
+        return _remove_rest(session, name)
+    if found and not cloned:
+        _remove_moved(session, found.id)
     purge(session, parent)
     return True
 
 
-def _remove_unused(session: Session, name: str) -> bool:
-    """Remove an image that has no snapshots and that nobody has open, without opening it first.
+def _remove_moved(session: Session, id: str) -> None:
+    """Remove for good what was moved into the trash, whoever began to use it at the last moment.
+
+    Who sweeps the trash may be about the same image, and has it open meanwhile. He is not cut off.
+    """
+
+    def removed() -> bool:
+        try:
+            session.rbd.trash_remove(session.pool, id, True)
+        except rbd.ImageBusy:
+            return False
+        return True
+
+    with suppress(rbd.ImageNotFound):
+        try:
+            wait_until(removed, deadline=_OTHERS, what="", next_step="", poll=_POLL)
+        except (DeadlineExceeded, rbd.ImageHasSnapshots):
+            _, cloned = strip(session, id=id, read_only=False)
+            if not cloned:
+                session.rbd.trash_remove(session.pool, id, True)
+
+
+def _remove_rest(session: Session, name: str) -> bool:
+    """Remove what somebody left of an image who died while he made or removed it.
 
     Returns:
-        Whether it was such a one.
+        Whether there was anything, besides what waits in the trash for its clones to go.
     """
-    found = header.read(session, name)
-    if found is None or found.snapshots or found.lockers or header.watched(session, found):
-        return False
-    try:
-        session.rbd.remove(session.pool, name)
-    except (rbd.ImageBusy, rbd.ImageHasSnapshots, rbd.ImageNotFound):
-        return False  # somebody has it open, or was quicker
-    purge(session, found.parent)
-    return True
-
-
-def sweep(session: Session, volume: Volume) -> None:
-    """Remove a volume that a process left half-made when it died, and what it left on a whole one."""
-    with suppress(rbd.ImageNotFound, rbd.ImageBusy, rbd.ImageHasSnapshots):
-        if _left_behind(session, volume):
-            remove(session, volume)
-        elif volume.kind is Kind.DISK:
-            _sweep_snapshots(session, volume)
-
-
-def sweep_trash(session: Session) -> None:
-    """Remove from the trash what nobody needs any more."""
+    found = False
+    with suppress(rbd.ImageNotFound):
+        session.rbd.remove(session.pool, name)  # what has no header
+        found = True
+    with suppress(rbd.ImageNotFound):
+        session.rbd.trash_move(session.pool, name, 0)  # what is half in the trash
+        found = True
     for entry in list(session.rbd.trash_list(session.pool)):
-        purge(session, entry["id"])
+        if entry["name"] == name:
+            found = purge(session, entry["id"]) or found
+    return found
 
 
-def purge(session: Session, id: str | None) -> None:
+def purge(session: Session, id: str | None) -> bool:
     """Remove an image for good if it is in the trash without clones, and then its parents.
 
     What others than BMI put into the trash stays.
@@ -85,22 +104,32 @@ def purge(session: Session, id: str | None) -> None:
     Args:
         session: The session.
         id: Ceph's id of the image; None for none.
+
+    Returns:
+        Whether the image was removed.
     """
+    removed = False
     while id is not None:
         try:
-            if volume_named(session.rbd.trash_get(session.pool, id)["name"]) is None:
-                return
-            parent = parent_of(session, id=id)
+            if not is_ours(session.rbd.trash_get(session.pool, id)["name"]):
+                break
+            parent = _parent_of(session, id)
             session.rbd.trash_remove(session.pool, id, True)
         except (rbd.ImageNotFound, rbd.ImageHasSnapshots, rbd.ImageBusy):
-            return  # it is not in the trash, has clones, or another one is about it
-        id = parent
+            break  # it is not in the trash, has clones, or another one is about it
+        except rbd.OSError as error:
+            if error.errno == errno.EUCLEAN:
+                break  # another one is about to put it there, or died at that, see `sweeping`
+            raise
+        id, removed = parent, True
+    return removed
 
 
-def parent_of(session: Session, name: str | None = None, *, id: str | None = None) -> str | None:
-    """Return Ceph's id of the image that an image was cloned from, None if it depends on none."""
+def _parent_of(session: Session, id: str) -> str | None:
+    if found := header.read_by_id(session, id):
+        return found.parent
     try:
-        with session.image(name, id=id) as image:
+        with session.image(id=id) as image:
             return parent_id(image)
     except rbd.ImageNotFound:
         return None
@@ -114,12 +143,15 @@ def parent_id(image: Any) -> str | None:
         return None
 
 
-def strip(session: Session, name: str, *, read_only: bool) -> tuple[str | None, bool]:
+def strip(
+    session: Session, name: str | None = None, *, id: str | None = None, read_only: bool
+) -> tuple[str | None, bool]:
     """Take an image's users and snapshots away.
 
     Args:
         session: The session.
         name: The image.
+        id: Its id; the only way to one in the trash.
         read_only: Whether it is opened without a right to change it first, which is less work where there are
             no snapshots.
 
@@ -127,7 +159,7 @@ def strip(session: Session, name: str, *, read_only: bool) -> tuple[str | None, 
         Ceph's id of its parent, and whether clones hold any of its snapshots.
     """
     try:
-        with session.image(name, read_only=read_only) as image:
+        with session.image(name, id=id, read_only=read_only) as image:
             # Nobody may use it any more. One who died without closing it would be waited for.
             if others := watchers(session, image):
                 cut_off(session, image, others)
@@ -140,48 +172,4 @@ def strip(session: Session, name: str, *, read_only: bool) -> tuple[str | None, 
                 return parent_id(image), any(True for _ in image.list_snaps())
     except rbd.ImageNotFound:
         return None, False
-    return strip(session, name, read_only=False)
-
-
-def _left_behind(session: Session, volume: Volume) -> bool:
-    """Say whether a volume is half-made, or half-removed, by a process that is gone."""
-    if is_whole(session, volume):
-        return False
-    try:
-        with session.image(str(volume)) as image:
-            # Looked at once more when nobody has it open: its maker may have ended in between, and well.
-            if watchers(session, image) or is_whole(session, volume):
-                return False
-            marked, cloned = MARK in dict(image.metadata_list()), parent_id(image) is not None
-            if marked and cloned:
-                # Perhaps a snapshot in the making, between two steps: nobody has it open then.
-                return _age(image.create_timestamp()) > _OLD
-            # What has neither may be somebody else's, whatever its name.
-            return marked or (cloned and _child_of_ours(image))
-    except rbd.ImageNotFound:
-        return True
-
-
-def _child_of_ours(image: Any) -> bool:
-    return volume_named(image.get_parent_image_spec()["image_name"]) is not None
-
-
-def _sweep_snapshots(session: Session, volume: Volume) -> None:
-    """Remove the snapshots on a disk whose images were never made, or are made and need them no more."""
-    with session.image(str(volume)) as image:
-        stale = list(_stale_snapshots(image))
-    if stale:
-        with session.image(str(volume), read_only=False) as image:
-            for name in stale:
-                image.remove_snap(name)
-
-
-def _stale_snapshots(image: Any) -> Iterator[str]:
-    for snapshot in image.list_snaps():
-        if volume_named(snapshot["name"]) and _age(image.get_snap_timestamp(snapshot["id"])) > _OLD:
-            yield snapshot["name"]
-
-
-def _age(made: datetime) -> timedelta:
-    """Return how long ago a time was that the bindings give, in UTC without saying so."""
-    return datetime.now(UTC) - made.replace(tzinfo=UTC)
+    return strip(session, name, id=id, read_only=False)

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -11,29 +11,34 @@ from uuid import UUID
 from bmi.drivers import Outcome, Site, parse_options
 from bmi.drivers.storage import Backing, Capacity, Complaint, Kind, Progress, Usage, Volume, VolumeInfo
 from bmi.drivers.storage.draft import Draft
-from bmi.drivers.storage.rbd import fencing, health, lineage, making, preflight, removal, stream, swap
+from bmi.drivers.storage.rbd import (
+    fencing,
+    freezing,
+    health,
+    importing,
+    lineage,
+    making,
+    preflight,
+    removal,
+    seeds,
+    stream,
+    swap,
+    sweeping,
+)
 from bmi.drivers.storage.rbd.bindings import rbd
-from bmi.drivers.storage.rbd.failures import ERRORS, missing
-from bmi.drivers.storage.rbd.names import FROZEN, MARK, seed_number, seed_snapshot, volume_named
+from bmi.drivers.storage.rbd.failures import missing
+from bmi.drivers.storage.rbd.names import FROZEN, volume_named
 from bmi.drivers.storage.rbd.options import RbdOptions
 from bmi.drivers.storage.rbd.room import Gauge
 from bmi.drivers.storage.rbd.session import Connection, Session
 from bmi.drivers.storage.rbd.turns import Turns
-from bmi.drivers.storage.rbd.whole import (
-    has_mark,
-    newest_seed,
-    size_of,
-    sizes,
-    snapshot_to_read,
-    user_snapshots,
-)
-from bmi.drivers.storage.source import SECTOR, opened_source, require_growth, require_size
+from bmi.drivers.storage.rbd.whole import size_of, sizes, snapshot_to_read
+from bmi.drivers.storage.source import SECTOR, opened_source, require_growth
 from bmi.drivers.storage.sparse import data_ranges
-from bmi.errors import BadRequest, ImageInvalid, NotFound, StorageError, StorageUnreachable
+from bmi.errors import BadRequest, NotFound, StorageError
 
 log = logging.getLogger(__name__)
 
-_ATTEMPTS = 3
 _SIDE_BY_SIDE = 16  # requests at once; more make nothing faster
 
 
@@ -44,7 +49,7 @@ class RbdStorage:
 
     def __init__(self, options: Mapping[str, Any], site: Site) -> None:
         self._options = parse_options(RbdOptions, options, driver="rbd")
-        self._installation = site.installation
+        self._mark = site.installation
         self._conf = site.state_dir.absolute() / "storage-rbd" / "ceph.conf"
         self._connection = Connection(self._options, self._conf)
         self._gauge = Gauge(self._options)
@@ -65,8 +70,8 @@ class RbdStorage:
             swap.settle_all(session)
             for volume in _listed(session):
                 with self._turns.of(volume):
-                    removal.sweep(session, volume)
-            removal.sweep_trash(session)
+                    sweeping.sweep(session, volume)
+            sweeping.sweep_trash(session)
 
     def import_image(self, image: UUID, source: Path, progress: Progress) -> VolumeInfo:
         """Take a raw file in as an image, see `Storage`."""
@@ -78,9 +83,7 @@ class RbdStorage:
                 size = os.fstat(file).st_size
                 needed = sum(end - start for start, end in data_ranges(file))
                 self._gauge.require(session, needed, f"{source} could not be taken in")
-                if making.create(session, volume, size):
-                    with self._or_nothing(session, volume):
-                        self._fill(session, volume, file, source, progress)
+                importing.import_file(session, volume, file, source, progress, mark=self._mark)
             return VolumeInfo(volume, size)
 
     def clone(self, image: UUID, disk: UUID, size: int | None = None) -> Outcome:
@@ -111,21 +114,7 @@ class RbdStorage:
             if size_of(session, volume) is not None:
                 return Outcome.ALREADY
             self._gauge.require(session, 0, f"{volume} could not be made")
-            for _ in range(_ATTEMPTS):
-                try:
-                    with session.image(str(source), read_only=False) as opened:
-                        if not has_mark(opened):
-                            raise missing(source)
-                        return self._freeze(session, opened, str(source), volume)
-                except rbd.ImageNotFound:
-                    # It can also be the disk's snapshot that is not there: what an earlier call asked for while
-                    # Ceph was silent, the removal of that snapshot among it, may only be done now.
-                    if size_of(session, source) is None:
-                        raise missing(source) from None
-            raise StorageUnreachable(
-                f"{volume} could not be made: Ceph is still busy with an earlier call about it",
-                next_step="try again",
-            )
+            return freezing.freeze_disk(session, source, volume)
 
     def copy(self, image: UUID, new_image: UUID) -> Outcome:
         """Make an image of an image, see `Storage`: a clone that is frozen at once."""
@@ -134,14 +123,7 @@ class RbdStorage:
             if size_of(session, volume) is not None:
                 return Outcome.ALREADY
             self._gauge.require(session, 0, f"{volume} could not be made")
-            try:
-                made = making.clone(session, str(source), FROZEN, volume)
-            except rbd.ImageNotFound:
-                raise missing(source) from None
-            if made:
-                with self._or_nothing(session, volume):
-                    self._seal(session, volume, marked=True)
-            return Outcome.DONE if made else Outcome.ALREADY
+            return freezing.freeze_image(session, source, volume)
 
     def adopt(self, image: UUID, name: str) -> VolumeInfo:
         """Make an image of an RBD image that is not BMI's, see `Storage`.
@@ -154,10 +136,7 @@ class RbdStorage:
         with self._turn(volume, f"{name} could not be adopted") as session:
             if (size := size_of(session, volume)) is None:
                 try:
-                    with session.image(name, read_only=False) as opened:
-                        size = opened.size()
-                        _require_adoptable(opened, name)
-                        self._freeze(session, opened, name, volume)
+                    size = freezing.freeze_foreign(session, name, volume, mark=self._mark)
                 except rbd.ImageNotFound:
                     raise NotFound(
                         f"there is no image {name} in pool {self._options.place}",
@@ -172,16 +151,10 @@ class RbdStorage:
             raise BadRequest(f"{volume} would be empty", next_step="give it the content of a file system")
         padded = content.ljust(-(-len(content) // SECTOR) * SECTOR, b"\0")
         with self._turn(volume, f"{volume} could not be written") as session:
-            with suppress(rbd.ImageNotFound), session.image(str(volume)) as image:
-                newest = newest_seed(image)
-                if newest and newest == seed_snapshot(seed_number(newest), padded):
-                    return Outcome.ALREADY
+            if seeds.holds(session, volume, padded):
+                return Outcome.ALREADY
             self._gauge.require(session, 0, f"{volume} could not be written")
-            if making.create(session, volume, len(padded)):
-                with self._or_nothing(session, volume):
-                    self._write_content(session, volume, padded)
-            else:
-                self._write_content(session, volume, padded)
+            seeds.write(session, volume, padded, mark=self._mark)
             return Outcome.DONE
 
     def remove(self, volume: Volume) -> Outcome:
@@ -304,54 +277,6 @@ class RbdStorage:
     def dismantle(self) -> None:
         """Do nothing: nothing of the host is touched."""
 
-    def _fill(self, session: Session, volume: Volume, file: int, source: Path, progress: Progress) -> None:
-        with session.image(str(volume), read_only=False) as image:
-            image.metadata_set(MARK, self._installation)
-            size = image.size()
-            try:
-                stream.fill(image, file, lambda offset: progress(offset, size))
-            except EOFError as error:
-                raise ImageInvalid(
-                    f"{source} changed while it was read: it {error}",
-                    next_step="import it when nobody writes to it",
-                ) from error
-            progress(size, size)
-            image.create_snap(FROZEN)
-
-    def _freeze(self, session: Session, opened: Any, name: str, volume: Volume) -> Outcome:
-        """Make an image of what an open RBD image holds."""
-        with suppress(rbd.ImageExists):  # an earlier call was interrupted
-            opened.create_snap(str(volume))
-        try:
-            made = making.clone(session, name, str(volume), volume)
-            if made:
-                with self._or_nothing(session, volume):
-                    self._seal(session, volume, marked=volume_named(name) is not None)
-        finally:
-            # Ceph keeps what the clone needs, and lets go of it with the clone.
-            with suppress(*ERRORS):
-                opened.remove_snap(str(volume))
-        return Outcome.DONE if made else Outcome.ALREADY
-
-    def _seal(self, session: Session, volume: Volume, *, marked: bool) -> None:
-        with session.image(str(volume), read_only=False) as image:
-            if not marked:
-                image.metadata_set(MARK, self._installation)
-            image.create_snap(FROZEN)
-
-    def _write_content(self, session: Session, volume: Volume, content: bytes) -> None:
-        with session.image(str(volume), read_only=False) as image:
-            image.metadata_set(MARK, self._installation)
-            before = user_snapshots(image)
-            image.resize(len(content))
-            image.write(content, 0)
-            image.flush()
-            image.create_snap(seed_snapshot(max(map(seed_number, before), default=0) + 1, content))
-            # A target that has it open goes on reading what it opened.
-            if not fencing.watchers(session, image):
-                for name in before:
-                    image.remove_snap(name)
-
     def _image_size(self, session: Session, image: Volume) -> int:
         """Return an image's size, which never changes."""
         size = self._image_sizes.get(image.id) or size_of(session, image)
@@ -375,15 +300,6 @@ class RbdStorage:
             except rbd.ImageNotFound:
                 raise missing(volume) from None
 
-    @contextmanager
-    def _or_nothing(self, session: Session, volume: Volume) -> Iterator[None]:
-        """Remove what was made of a volume if something fails."""
-        try:
-            yield
-        except BaseException:
-            making.give_up(session, volume)
-            raise
-
 
 def _listed(session: Session) -> list[Volume]:
     return [volume for each in session.rbd.list2(session.pool) if (volume := volume_named(each["name"]))]
@@ -401,12 +317,3 @@ def _grow(session: Session, volume: Volume, size: int) -> None:
     with session.image(str(volume), read_only=False) as image:
         if image.size() < size:
             image.resize(size)
-
-
-def _require_adoptable(image: Any, name: str) -> None:
-    if image.old_format() or not image.features() & rbd.RBD_FEATURE_LAYERING:
-        raise ImageInvalid(
-            f"{name} cannot be cloned: it lacks the feature layering",
-            next_step=f"copy it into an image that has it (rbd deep cp {name} NEW), and adopt that",
-        )
-    require_size(name, image.size())
