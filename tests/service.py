@@ -1,7 +1,7 @@
 """A whole service on memory drivers: the daemons of the boot room are replaced, everything else is real."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, cast
 from unittest.mock import patch
@@ -23,8 +23,14 @@ from tests.fakes import FakeDnsmasq, FakeNodeHttp
 IMAGE_SIZE = 1 << 20
 
 
-def memory_settings(folder: Path, database_url: str) -> Settings:
-    """Return the settings of a service whose drivers are all `memory`."""
+def memory_settings(folder: Path, database_url: str | None, **others: Any) -> Settings:
+    """Return the settings of a service whose drivers are all `memory`.
+
+    Args:
+        folder: Where everything is.
+        database_url: URL of the database; an SQLite file in the state folder if None.
+        others: Settings that are otherwise.
+    """
     return Settings.model_validate(
         {
             "database": {"url": database_url},
@@ -35,6 +41,7 @@ def memory_settings(folder: Path, database_url: str) -> Settings:
             "leg": {"driver": "memory"},
             "power": {"memory": {}},
             "switches": {"sw1": {"driver": "memory"}},
+            **others,
         }
     )
 
@@ -47,9 +54,9 @@ def memory_parts(settings: Settings) -> Iterator[Parts]:
         patch.object(server, "NodeHttp", lambda *args, **kwargs: cast("NodeHttp", FakeNodeHttp())),
     ):
         made = server.build_parts(settings)
-        made.storage.prepare()
-        yield made
-        made.close()
+        with closing(made):
+            made.storage.prepare()
+            yield made
 
 
 @contextmanager

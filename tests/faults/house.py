@@ -28,6 +28,7 @@ from tests.fakes import FakeDnsmasq, FakeNodeHttp
 from tests.faults import warm
 from tests.faults.faulty import DATABASE, ENGINE, Faults
 from tests.seen_disks import answer
+from tests.service import memory_settings
 
 IMAGE_SIZE = 1 << 16
 ENDS = 45.0  # seconds in which an operation must end; a fault lets it try again a few times
@@ -211,20 +212,12 @@ _entry_points = functools.cache(drivers.entry_points)  # they are read from a hu
 
 def settings(folder: Path, database: str | None = None) -> Settings:
     """Return the settings of a service on memory drivers."""
-    return Settings.model_validate(
-        {
-            "database": {"url": database},
-            "state_dir": folder / "state",
-            "cache_dir": folder / "cache",
-            "storage": {"driver": "memory"},
-            "target": {"driver": "memory"},
-            "leg": {"driver": "memory"},
-            "power": {"memory": {}},
-            "switches": {
-                "sw1": {"driver": "memory", "options": {"ports": [f"port{n}" for n in range(1, 257)]}}
-            },
-            "convergence_interval": 3600,  # when it is to look is the test's business
-        }
+    ports = [f"port{number}" for number in range(1, 257)]
+    return memory_settings(
+        folder,
+        database,
+        switches={"sw1": {"driver": "memory", "options": {"ports": ports}}},
+        convergence_interval=3600,  # when it is to look is the test's business
     )
 
 

@@ -918,7 +918,7 @@ from uuid import UUID
 import json
 from bmi.drivers import Site
 from bmi.drivers.storage import Kind, Volume
-from bmi.drivers.storage.rbd import RbdStorage, header
+from bmi.drivers.storage.rbd import RbdStorage
 from bmi.ids import new_id
 spec = json.loads(sys.argv[1])
 store = RbdStorage(spec["options"], Site(Path(spec["state"]), "0badcafe"))
