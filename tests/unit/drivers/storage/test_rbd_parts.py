@@ -2,22 +2,25 @@
 
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from bmi.drivers.storage import Complaint, Kind, Volume
-from bmi.drivers.storage.rbd import conf
+from bmi.drivers.storage.rbd import conf, room
 from bmi.drivers.storage.rbd.health import complaints
 from bmi.drivers.storage.rbd.names import seed_number, seed_snapshot, volume_named
 from bmi.drivers.storage.rbd.options import RbdOptions
+from bmi.drivers.storage.rbd.room import Gauge
+from bmi.drivers.storage.rbd.session import Session
 from bmi.drivers.storage.rbd.stream import pieces
 from bmi.drivers.storage.rbd.turns import Turns
-from bmi.errors import StorageError
+from bmi.errors import StorageError, StorageFull
 from bmi.ids import new_id
 
-KIB = 1 << 10
+KIB, GIB = 1 << 10, 1 << 30
 
 
 @pytest.mark.parametrize("kind", Kind)
@@ -127,3 +130,62 @@ def test_only_what_is_broken_and_about_no_manager_is_more_than_a_warning() -> No
         Complaint("Ceph OSD_DOWN", "1 osds down", broken=False),
         Complaint("Ceph OSD_FULL", "1 full osd(s)", broken=True),
     ]
+
+
+class Monitors:
+    """A session whose monitors answer, or fail, when they are let."""
+
+    def __init__(self, free: int | Exception) -> None:
+        self.free = free
+        self.asked = 0
+        self.first, self.answer = threading.Event(), threading.Event()
+
+    def mon(self, prefix: str, **_: str) -> dict[str, Any]:
+        self.asked += 1
+        self.first.set()
+        assert self.answer.wait(20)
+        if isinstance(self.free, Exception):
+            raise self.free
+        stats = {"stored": GIB, "max_avail": self.free, "quota_bytes": 0}
+        return {"pools": [{"name": "bmi", "stats": stats}]}
+
+
+@pytest.mark.parametrize("free", [1 << 40, OSError("silent")], ids=["answer", "silence"])
+def test_one_asks_for_the_room_for_all_who_want_to_know(
+    free: int | Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gauge, monitors = Gauge(RbdOptions(pool="bmi")), Monitors(free)
+    waiting = threading.Semaphore(0)
+
+    class Told(Future[Any]):
+        def result(self, timeout: float | None = None) -> Any:
+            waiting.release()
+            return super().result(timeout)
+
+    monkeypatch.setattr(room, "Future", Told)
+    with ThreadPoolExecutor(4) as threads:
+        all_ = [threads.submit(gauge.require, cast("Session", monitors), 0, "it") for _ in range(4)]
+        assert monitors.first.wait(20)
+        for _ in range(3):  # all others wait for the first one's answer
+            assert waiting.acquire(timeout=20)
+        monitors.answer.set()
+        errors = [each.exception(20) for each in all_]
+    assert monitors.asked == 1
+    assert {type(error) for error in errors} == {OSError if isinstance(free, Exception) else type(None)}
+
+
+def test_the_room_is_asked_for_again_where_it_may_be_gone_by_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    monitors = Monitors(40 * GIB)
+    monitors.answer.set()
+    gauge = Gauge(RbdOptions(pool="bmi"))
+
+    def asked_at(time: float, needed: int = 0) -> int:
+        monkeypatch.setattr(room.time, "monotonic", lambda: time)
+        gauge.require(cast("Session", monitors), needed, "it")
+        return monitors.asked
+
+    assert [asked_at(time) for time in (100.0, 105.0, 111.0, 112.0)] == [1, 1, 2, 2]
+    assert asked_at(114.0, 39 * GIB) == 3  # nearly all of it, and four of them may go in a second
+    monitors.free = GIB
+    with pytest.raises(StorageFull, match="it takes"):
+        asked_at(150.0, 2 * GIB)

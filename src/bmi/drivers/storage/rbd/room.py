@@ -2,6 +2,7 @@
 
 import threading
 import time
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 from bmi.drivers.storage.rbd.failures import MAKE_ROOM
@@ -28,7 +29,9 @@ class Gauge:
 
     def __init__(self, options: RbdOptions) -> None:
         self._options = options
-        self._asking = threading.Lock()
+        self._guard = threading.Lock()
+        self._asked: Future[Room | None] | None = None
+        """What somebody waits for the cluster to say just now."""
         self._read: tuple[float, Room | None] | None = None
 
     def room(self, session: Session) -> Room | None:
@@ -59,8 +62,7 @@ class Gauge:
         Raises:
             StorageFull: There is not enough.
         """
-        with self._asking:  # one asks for all who want to know
-            room = self._read[1] if self._read and _good(self._read, needed) else self.room(session)
+        room = self._read[1] if self._read and _good(self._read, needed) else self._ask(session)
         if room and room.free <= needed:
             takes = f"it takes {needed} bytes, and " if needed else ""
             reserve = self._options.reserve
@@ -69,6 +71,22 @@ class Gauge:
                 f"beside {reserve} in reserve",
                 next_step=MAKE_ROOM,
             )
+
+    def _ask(self, session: Session) -> Room | None:
+        """Ask the cluster, or wait with another thread that asks already: for its answer, or for its error."""
+        with self._guard:
+            mine, asked = self._asked is None, self._asked or Future()
+            self._asked = asked
+        if not mine:
+            return asked.result()
+        try:
+            asked.set_result(self.room(session))
+        except BaseException as error:
+            asked.set_exception(error)
+        finally:
+            with self._guard:
+                self._asked = None
+        return asked.result()
 
 
 def _good(read: tuple[float, Room | None], needed: int) -> bool:
