@@ -84,7 +84,8 @@ class Site:
         return cast("dict[str, Any]", operation)
 
     def project(self, name: str) -> None:
-        assert self.api.post("/v1/projects", json={"name": name}).status_code == 201
+        answer = self.api.post("/v1/projects", json={"name": name})
+        assert answer.status_code == 201, answer.text
 
     def network(self, name: str, project: str) -> dict[str, Any]:
         self.ended(self.api.post("/v1/networks", json={"name": name, "project": project}))

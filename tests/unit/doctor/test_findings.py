@@ -39,6 +39,7 @@ from bmi.drivers.switch import ISOLATED, PortVlans
 from bmi.drivers.target import Portal
 from bmi.errors import BmcRefused, BmcUnreachable, StorageError, SwitchError
 from bmi.gateways.models import Gateway
+from bmi.gateways.place import Place
 from bmi.gateways.supervision import Supervisor
 from bmi.ids import new_id
 from bmi.images.models import Disk, Image
@@ -564,6 +565,8 @@ def silence_a_switch(world: World) -> Iterator[None]:
 def settings(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The usual settings, but nothing mends itself meanwhile."""
     monkeypatch.setattr(Supervisor, "start", lambda self: None)
+    # A gateway for whom this one acts makes it look at everything again, at the next sign of life.
+    monkeypatch.setattr(Place, "_beside", lambda *_: None)
     return settings.model_copy(update={"convergence_interval": 3600.0})
 
 
