@@ -11,15 +11,11 @@ from typing import Any
 from bmi.drivers.storage import Kind, Volume
 from bmi.drivers.storage.rbd import header
 from bmi.drivers.storage.rbd.bindings import rbd
+from bmi.drivers.storage.rbd.claims import claimed
 from bmi.drivers.storage.rbd.fencing import cut_off, watchers
 from bmi.drivers.storage.rbd.names import is_ours
 from bmi.drivers.storage.rbd.session import Session
 from bmi.drivers.storage.rbd.whole import user_snapshots
-from bmi.errors import DeadlineExceeded
-from bmi.wait import wait_until
-
-_OTHERS = 3.0  # seconds; one who removes the same image has done it long before
-_POLL = 0.1  # seconds
 
 
 def remove(session: Session, volume: Volume) -> bool:
@@ -58,20 +54,14 @@ def remove_named(session: Session, name: str, *, read_only: bool) -> bool:
 def _remove_moved(session: Session, id: str) -> None:
     """Remove for good what was moved into the trash, whoever began to use it at the last moment.
 
-    Who sweeps the trash may be about the same image, and has it open meanwhile. He is not cut off.
+    Who sweeps the trash may be about the same image. He is waited for; if he takes long, he will end it, too.
     """
-
-    def removed() -> bool:
+    with claimed(session, id, fresh=True) as mine, suppress(rbd.ImageNotFound):
+        if not mine:
+            return
         try:
             session.rbd.trash_remove(session.pool, id, True)
-        except rbd.ImageBusy:
-            return False
-        return True
-
-    with suppress(rbd.ImageNotFound):
-        try:
-            wait_until(removed, deadline=_OTHERS, what="", next_step="", poll=_POLL)
-        except (DeadlineExceeded, rbd.ImageHasSnapshots):
+        except (rbd.ImageBusy, rbd.ImageHasSnapshots):
             _, cloned = strip(session, id=id, read_only=False)
             if not cloned:
                 session.rbd.trash_remove(session.pool, id, True)
@@ -114,9 +104,12 @@ def purge(session: Session, id: str | None) -> bool:
             if not is_ours(session.rbd.trash_get(session.pool, id)["name"]):
                 break
             parent = _parent_of(session, id)
-            session.rbd.trash_remove(session.pool, id, True)
+            with claimed(session, id) as mine:
+                if not mine:
+                    break  # another one is about it, and will end it
+                session.rbd.trash_remove(session.pool, id, True)
         except (rbd.ImageNotFound, rbd.ImageHasSnapshots, rbd.ImageBusy):
-            break  # it is not in the trash, has clones, or another one is about it
+            break  # it is not in the trash, has clones, or somebody has it open
         except rbd.OSError as error:
             if error.errno == errno.EUCLEAN:
                 break  # another one is about to put it there, or died at that, see `sweeping`
