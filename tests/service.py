@@ -41,6 +41,8 @@ def memory_settings(folder: Path, database_url: str | None, **others: Any) -> Se
             "leg": {"driver": "memory"},
             "power": {"memory": {}},
             "switches": {"sw1": {"driver": "memory"}},
+            "access": {"address_attempts": 10**6},  # all tests come from one address
+            "convergence_interval": 3600.0,  # a slow test must not see it come by
             **others,
         }
     )

@@ -4,6 +4,7 @@ An error is its own documentation: the class says what kind of failure it is, `c
 releases, the message names the thing and the cause, `next_step` says what to do about it.
 """
 
+import math
 from typing import ClassVar
 
 OUTAGE = 900.0
@@ -50,6 +51,20 @@ class NotAuthenticated(BmiError):
 
     code = "not-authenticated"
     status = 401
+
+
+class LoginRefused(NotAuthenticated):
+    """The OpenID Connect provider, or what it says of a person, does not let that person in."""
+
+    code = "login-refused"
+
+
+class ProviderUnavailable(BmiError):
+    """The OpenID Connect provider does not answer as it should."""
+
+    code = "provider-unavailable"
+    status = 503
+    transient = True
 
 
 class NotAllowed(BmiError):
@@ -99,6 +114,18 @@ class QuotaExceeded(BmiError):
 
     code = "quota-exceeded"
     status = 409
+
+
+class TooManyAttempts(BmiError):
+    """Somebody failed too often to show who he is."""
+
+    code = "too-many-attempts"
+    status = 429
+
+    def __init__(self, message: str, *, next_step: str = "", retry_after: float = 60) -> None:
+        self.retry_after = max(1, math.ceil(retry_after))
+        """Seconds."""
+        super().__init__(message, next_step=next_step or f"try again in {self.retry_after} s")
 
 
 # --- what the parts underneath report --------------------------------------------------------------------

@@ -1,6 +1,8 @@
 """What every room's routes share: who asks, the service behind, pages and errors."""
 
 import logging
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, cast
 
@@ -12,24 +14,37 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from bmi.access.authentication import authenticate
+from bmi.access.oidc import Provider
 from bmi.access.policy import Caller
-from bmi.access.service import authenticate
+from bmi.access.secrets import digest
+from bmi.access.throttle import Rate, WrongTokens
 from bmi.api.common import Problem
 from bmi.audit import trail
+from bmi.audit.middleware import came_from
 from bmi.bodies import BodyLimit
 from bmi.db import PAGE_DEFAULT, PAGE_LIMIT
-from bmi.errors import BmiError, NotAuthenticated
+from bmi.errors import BmiError, NotAuthenticated, TooManyAttempts
 from bmi.parts import Parts
 from bmi.problems import problem
 
 log = logging.getLogger(__name__)
 
 
-@dataclass
 class Service:
     """What answers requests."""
 
-    parts: Parts
+    def __init__(self, parts: Parts) -> None:
+        """Take the parts of this process.
+
+        Raises:
+            SettingsInvalid: A file that the settings of the OpenID Connect provider name cannot be read.
+        """
+        self.parts = parts
+        settings = parts.settings
+        self.wrong_tokens = WrongTokens(Rate(settings.access.address_attempts, settings.access.pause))
+        self.provider = Provider(settings.oidc, parts.vault) if settings.oidc else None
+        """Of people whom the service does not know itself; None if there is none."""
 
 
 def _service(request: Request) -> Service:
@@ -38,16 +53,35 @@ def _service(request: Request) -> Service:
 
 TheService = Annotated[Service, Depends(_service)]
 
-_bearer = HTTPBearer(auto_error=False, description="An API token, as `bmi token create` shows it once")
+_bearer = HTTPBearer(
+    auto_error=False, description="The secret of an API token or of a session, which are shown once"
+)
+
+
+def _origin(service: TheService, request: Request) -> str:
+    return came_from(request.scope, service.parts.settings.api.trusted_proxies)
+
+
+Origin = Annotated[str, Depends(_origin)]
+"""Address that a request comes from."""
 
 
 def _caller(
-    service: TheService, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+    service: TheService,
+    origin: Origin,
+    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],
 ) -> Caller:
     if credentials is None:
         raise NotAuthenticated("the request carries no token", next_step="log in: bmi login URL")
-    with service.parts.db.read() as session:
-        return authenticate(session, credentials.credentials)
+    secret = credentials.credentials
+    service.wrong_tokens.refuse(origin, digest(secret), time.monotonic())
+    try:
+        caller = authenticate(service.parts.db, secret, service.parts.settings.access)
+    except NotAuthenticated:
+        service.wrong_tokens.wrong(origin, digest(secret), time.monotonic())
+        raise
+    service.wrong_tokens.good(digest(secret))
+    return caller
 
 
 Who = Annotated[Caller, Depends(_caller)]
@@ -77,6 +111,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
         409: "The thing is in use, or in a state in which this cannot be done",
         413: f"The body has more than {LARGEST_BODY >> 20} MiB; only pieces of uploads may",
         422: "The request does not have the documented form",
+        429: "Too many attempts to log in, or too many wrong tokens; header Retry-After says for how many seconds",
         502: "A management controller, a switch or the source of an image did not do what it had to",
         503: "A part that is needed for this does not answer now",
         507: "The storage is full",
@@ -147,7 +182,8 @@ def answer_errors(app: FastAPI) -> None:
         found = problem(error)
         if found.code == "internal":
             log.error("unexpected error", exc_info=error)
-        return _answer(found)
+        after = {"Retry-After": str(error.retry_after)} if isinstance(error, TooManyAttempts) else {}
+        return _answer(found, after)
 
     app.add_exception_handler(BmiError, any_error)
 
@@ -175,12 +211,12 @@ def _of_status(status: int, code: str, detail: str, next_step: str) -> Problem:
     )
 
 
-def _answer(found: Problem) -> JSONResponse:
+def _answer(found: Problem, headers: Mapping[str, str] | None = None) -> JSONResponse:
     trail.answered(found.code)
-    headers = {"WWW-Authenticate": "Bearer"} if found.status == 401 else None
+    challenge = {"WWW-Authenticate": "Bearer"} if found.status == 401 else {}
     return JSONResponse(
         found.model_dump(),
         status_code=found.status,
-        headers=headers,
+        headers={**challenge, **(headers or {})},
         media_type="application/problem+json",
     )

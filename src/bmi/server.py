@@ -12,8 +12,10 @@ from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
 
 from bmi import __version__, schema
+from bmi.access import login_routes
 from bmi.access import routes as access_routes
 from bmi.access import service as access
+from bmi.access import user_routes as users_routes
 from bmi.access.rules import PUBLIC, rules
 from bmi.api.common import Version
 from bmi.audit import routes as audit_routes
@@ -195,8 +197,8 @@ def build_app(parts: Parts, roles: Collection[Role] = EVERYTHING) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        work = Work(parts, roles)
         app.state.service = Service(parts)
+        work = Work(parts, roles)
         await run_in_threadpool(work.start)
         yield
         await run_in_threadpool(work.close)
@@ -225,6 +227,8 @@ def build_app(parts: Parts, roles: Collection[Role] = EVERYTHING) -> FastAPI:
 
     for room in (
         access_routes,
+        users_routes,
+        login_routes,
         nodes_routes,
         networks_routes,
         intake_routes,

@@ -4,7 +4,8 @@ import os
 import tomllib
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -13,6 +14,9 @@ from bmi.errors import SettingsInvalid
 
 EXPORT_PORTS = 4096
 """Ports from `boot.iscsi_port` on that exports use; so no network has more addresses than that."""
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+"""Hosts that nobody else can listen to."""
 
 DEFAULT_FILE = Path("/etc/bmi/bmi.toml")
 
@@ -47,6 +51,23 @@ class Api(Section):
         if (self.certificate is None) != (self.certificate_key is None):
             raise ValueError("certificate and certificate_key are needed both, or none of them")
         return self
+
+
+class Access(Section):
+    """How long people stay logged in, and how often they may mistype."""
+
+    session_idle: float = Field(8 * 3600, ge=60)
+    """Seconds after which a session ends that is not used."""
+    session_limit: float = Field(7 * 86400, ge=60)
+    """Seconds after which a session ends."""
+    attempts: int = Field(10, ge=1)
+    """Log-ins under one name from one address that may fail in a row."""
+    name_attempts: int = Field(100, ge=1)
+    """The same from all addresses together."""
+    address_attempts: int = Field(50, ge=1)
+    """Log-ins from one address that may fail in a row; and wrong tokens, in each process of the API."""
+    pause: float = Field(30, gt=0)
+    """Seconds after which each of them is forgotten, one after the other."""
 
 
 class Database(Section):
@@ -130,6 +151,45 @@ class ApplianceLimits(Section):
     """Whether it uses /dev/kvm, which makes it some five times faster where that works."""
 
 
+class GroupRights(Section):
+    """What the members of a provider's group may do."""
+
+    admin: bool = False
+    """Everything, in every project."""
+    projects: dict[str, Literal["viewer", "member", "manager"]] = {}
+    """Roles, by the project's name."""
+
+
+class Oidc(Section):
+    """An OpenID Connect provider that people log in by."""
+
+    issuer: str = Field(pattern=r"^https?://[^\s?#]+$")
+    """Its issuer, exactly as it calls itself; https, except on the loopback interface."""
+    client_id: str = Field(min_length=1)
+    """What BMI is registered as there, with redirect URIs http://127.0.0.1 and http://localhost, any port."""
+    client_secret_file: Path | None = None
+    """File with the client's secret; none for a public client."""
+    ca_file: Path | None = None
+    """PEM file of the authorities that sign the provider's certificate; the host's own if absent."""
+    scopes: list[str] = ["openid", "profile", "email", "groups"]
+    name_claim: str = "preferred_username"
+    """Claim with what a person is called."""
+    groups_claim: str = "groups"
+    """Claim with the names of a person's groups, in the ID token or the answer of the userinfo endpoint."""
+    groups: dict[str, GroupRights] = {}
+    """What the members of groups may do; whoever is in none of them cannot log in."""
+    timeout: float = Field(10, gt=0, le=60)
+    """Seconds that the provider may take for an answer."""
+
+    @field_validator("issuer")
+    @classmethod
+    def _secret_on_its_way(cls, issuer: str) -> str:
+        url = urlsplit(issuer)
+        if url.scheme != "https" and url.hostname not in LOOPBACK:
+            raise ValueError("must begin with https://")
+        return issuer
+
+
 class Boot(Section):
     """What nodes are served while they boot."""
 
@@ -153,6 +213,7 @@ class Settings(BaseSettings):
     cache_dir: Path = Path("/var/cache/bmi")
     """What can be made again: built images, packages."""
     api: Api = Api()
+    access: Access = Access()
     database: Database = Database()
     storage: Driver = Driver(driver="local")
     target: Driver = Driver(driver="tgt")
@@ -165,6 +226,7 @@ class Settings(BaseSettings):
     intake: Intake = Intake()
     boot: Boot = Boot()
     appliance: ApplianceLimits = ApplianceLimits()
+    oidc: Oidc | None = None
     gateway: Gateway = Gateway()
     worker: Worker = Worker()
     key_file: Path | None = None

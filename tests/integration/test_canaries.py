@@ -47,6 +47,7 @@ pytestmark = [
 BIGGEST = 64 << 20  # bytes of a file that are searched; sparse pools are bigger
 
 MAY_HOLD: dict[tuple[str, str], str] = {
+    ("oidc-secret", "*/oidc.secret"): "the file that the settings name",
     (
         "admin-token",
         "*/state/admin.token",
@@ -215,6 +216,10 @@ def service(request: pytest.FixtureRequest) -> Iterator[Service]:
             "url-key",
             "misplaced",
             "forged-address",
+            "user-password",
+            "new-password",
+            "wrong-password",
+            "oidc-secret",
         )
     }
     with ExitStack() as stack:
@@ -239,7 +244,11 @@ def service(request: pytest.FixtureRequest) -> Iterator[Service]:
             f'[power.memory]\nunreachable = ["bmc-dead"]\n[power.redfish]\n'
             f'[switches.lab]\ndriver = "ovs"\noptions = {{database = "{switch.db}"}}\n'
             f'[boot]\ntftp_root = "{folder}/tftp"\n'
+            f'[oidc]\nissuer = "http://127.0.0.1:1"\nclient_id = "bmi"\n'
+            f'client_secret_file = "{folder}/oidc.secret"\n'
         )
+        (folder / "oidc.secret").touch(0o600)
+        (folder / "oidc.secret").write_text(secrets["oidc-secret"])
         settings = load_settings(config)
         stack.callback(dismantle, settings)
         _golden(settings, folder)
@@ -310,6 +319,7 @@ def _work(service: Service, look: Callable[[], None]) -> None:
     made = ask("POST", "tokens", json={"name": "m", "role": "manager", "project": "red"}).json()
     service.answers.pop()  # the one answer that shows it
     member = secrets["api-token"] = made["secret"]
+    _people(service)
     for number, (driver, address) in enumerate(
         (("memory", "bmc-1"), ("memory", "bmc-dead"), ("redfish", "")), 1
     ):
@@ -356,6 +366,34 @@ def _work(service: Service, look: Callable[[], None]) -> None:
     assert ended["state"] == "succeeded", ended
 
 
+def _people(service: Service) -> None:
+    """Let somebody log in, mistype, change the password, and use a session of which the service keeps a digest."""
+    ask, secrets = service.ask, service.secrets
+    user = {"name": "ann", "password": secrets["user-password"]}
+    assert ask("POST", "users", json=user).status_code == 201
+    ask("POST", "users", json=user)  # there is one
+    ask("PUT", "projects/red/members/ann", json={"role": "viewer"})
+    begun = ask("POST", "login", json=user)
+    service.answers.pop()  # the one answer that shows it
+    session = secrets["session"] = begun.json()["secret"]
+    ask("POST", "login", json={**user, "password": secrets["wrong-password"]})
+    ask("POST", "login", json={**user, "name": secrets["wrong-password"]})  # at the wrong place
+    ask("POST", "login", json={**user, "passwort": secrets["misplaced"]})
+    ask(
+        "PUT",
+        "password",
+        json={"old": secrets["wrong-password"], "new": secrets["new-password"]},
+        token=session,
+    )
+    new = {"old": secrets["user-password"], "new": secrets["new-password"]}
+    assert ask("PUT", "password", json=new, token=session).status_code == 204
+    ask("GET", "whoami", token=session)
+    ask("POST", "networks", json={"name": "not-hers"}, token=session)
+    ask("POST", "login/provider", json={"redirect_uri": "http://127.0.0.1:1/"})  # nobody answers there
+    finish = {"handle": secrets["misplaced"], "code": secrets["misplaced"], "state": "s"}
+    ask("POST", "login/provider/finish", json=finish)
+
+
 def _search(service: Service, watch: ProcessWatch, found: Searched) -> None:
     for where, content in service.answers:
         found.text(f"answer of {where.partition(' ')[0]}", content)
@@ -364,6 +402,7 @@ def _search(service: Service, watch: ProcessWatch, found: Searched) -> None:
         "operations",
         "audit",
         "tokens",
+        "users",
         "projects",
         "images",
         "networks",

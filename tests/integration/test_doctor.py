@@ -25,7 +25,6 @@ from sqlalchemy import select
 from bmi import netns, processes, server
 from bmi.access.policy import Caller
 from bmi.access.service import ADMIN_TOKEN_FILE, bootstrap
-from bmi.api.access import Role
 from bmi.boot import service as boot
 from bmi.boot.models import Boot
 from bmi.doctor import networks
@@ -50,7 +49,7 @@ pytestmark = [
     pytest.mark.timeout(600),
 ]
 
-ADMIN = Caller("admin", Role.ADMIN, None)
+ADMIN = Caller("admin", admin=True)
 SIZE = 16 << 20  # bytes of the golden image
 LOADERS = ("undionly.kpxe", "snponly.efi")
 

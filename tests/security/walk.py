@@ -12,6 +12,7 @@ from bmi.api.access import Role
 
 RANK = (Role.VIEWER, Role.MEMBER, Role.MANAGER, Role.ADMIN)
 TENANTS = RANK[:3]
+PASSWORD = "a long and secret word"
 NOTHING = "00000000-0000-7000-8000-000000000000"
 
 _N, _K = {"name": "walk"}, {"name": "walk", "image": "{image}", "project": "{project}"}
@@ -20,6 +21,20 @@ REQUESTS: dict[tuple[str, str], Any] = {
     ("GET", "/openapi.json"): None,
     ("GET", "/v1/version"): None,
     ("GET", "/v1/whoami"): None,
+    ("POST", "/v1/login"): {},
+    ("POST", "/v1/login/provider"): {},
+    ("POST", "/v1/login/provider/finish"): {},
+    ("POST", "/v1/logout"): None,
+    ("PUT", "/v1/password"): {"old": "wrong", "new": "long enough to be one"},
+    ("POST", "/v1/users"): {"name": "walk", "password": "long enough to be one"},
+    ("GET", "/v1/users"): None,
+    ("GET", "/v1/users/{user}"): None,
+    ("PATCH", "/v1/users/{user}"): {},
+    ("DELETE", "/v1/users/{user}"): None,
+    ("PUT", "/v1/users/{user}/password"): {"password": "long enough to be one"},
+    ("GET", "/v1/projects/{project}/members"): None,
+    ("PUT", "/v1/projects/{project}/members/{user}"): {"role": "viewer"},
+    ("DELETE", "/v1/projects/{project}/members/{user}"): None,
     ("POST", "/v1/projects"): _N,
     ("GET", "/v1/projects"): None,
     ("GET", "/v1/projects/{project}"): None,
@@ -64,7 +79,7 @@ REQUESTS: dict[tuple[str, str], Any] = {
     ("GET", "/v1/images/{image}/shares"): None,
     ("PUT", "/v1/images/{image}/shares/{other}"): None,
     ("DELETE", "/v1/images/{image}/shares/{other}"): None,
-    ("POST", "/v1/images/{image}/copy"): _N,
+    ("POST", "/v1/images/{image}/copy"): {"name": "walk", "project": "{project}"},
     ("POST", "/v1/images/{image}/move"): {"project": "{project}"},
     ("POST", "/v1/images/{image}/promote"): {},
     ("DELETE", "/v1/images/{image}"): None,
@@ -105,12 +120,35 @@ REQUESTS: dict[tuple[str, str], Any] = {
 """A request for every route. What stands in braces is a thing of the project in question."""
 
 
+_OF_THE_SYSTEM = ("/v1/users",)  # whose things belong to no project
+_OWN_TOKENS = {("GET", "/v1/tokens"), ("POST", "/v1/tokens")}
+_ENDS_THE_SESSION = ("POST", "/v1/logout")
+
+
+@dataclass(frozen=True)
+class Somebody:
+    """Who asks."""
+
+    label: str
+    secret: str = field(repr=False)
+    roles: dict[str, Role]
+    """By project; an admin has the role in both."""
+    session: bool = False
+
+    @property
+    def admin(self) -> bool:
+        """Whether everything is allowed."""
+        return Role.ADMIN in self.roles.values()
+
+
 @dataclass
 class Things:
-    """A thing of every kind for two projects, and the tokens of red."""
+    """A thing of every kind for two projects, and everybody who asks."""
 
     of: dict[str, dict[str, str]] = field(default_factory=dict)
     tokens: dict[Role, str] = field(default_factory=dict)
+    """Of services, in red."""
+    people: list[Somebody] = field(default_factory=list)
 
 
 def make_things(api: TestClient, site: Any) -> Things:
@@ -147,7 +185,32 @@ def make_things(api: TestClient, site: Any) -> Things:
         body = {"name": role.value, "role": role.value, "project": "red"}
         made.tokens[role] = api.post("/v1/tokens", json=body).json()["secret"]
     made.tokens[Role.ADMIN] = api.headers["Authorization"].removeprefix("Bearer ")
+    made.people = [
+        Somebody(
+            f"token of a {role}", secret, {"red": role, "blue": role} if role is Role.ADMIN else {"red": role}
+        )
+        for role, secret in made.tokens.items()
+    ]
+    for role in TENANTS:
+        made.people.append(_person(api, role.value, {"red": role}))
+    made.people.append(_person(api, "both", {"red": Role.MANAGER, "blue": Role.VIEWER}))
+    made.people.append(_person(api, "stranger", {}))
+    for name in ("red", "blue"):
+        user = api.post("/v1/users", json={"name": f"u-{name}", "password": PASSWORD}).json()
+        api.put(f"/v1/projects/{name}/members/{user['id']}", json={"role": "viewer"})
+        made.of[name]["user"] = user["id"]
     return made
+
+
+def _person(api: TestClient, name: str, roles: dict[str, Role]) -> Somebody:
+    """Make a user, and log in."""
+    assert api.post("/v1/users", json={"name": name, "password": PASSWORD}).status_code == 201
+    for project, role in roles.items():
+        given = api.put(f"/v1/projects/{project}/members/{name}", json={"role": role.value})
+        assert given.status_code == 200, given.text
+    begun = api.post("/v1/login", json={"name": name, "password": PASSWORD}, headers={"Authorization": ""})
+    assert begun.status_code == 201, begun.text
+    return Somebody(f"session of {name}", begun.json()["secret"], roles, session=True)
 
 
 def allowed(rule: Rule, role: Role) -> bool:
@@ -155,19 +218,37 @@ def allowed(rule: Rule, role: Role) -> bool:
     return all(RANK.index(role) >= RANK.index(LEAST_ROLE[action]) for action in rule.always)
 
 
-def expected(rule: Rule, path: str, role: Role | None, whose: str) -> int | None:
+def expected(rule: Rule, key: tuple[str, str], who: Somebody | None, project: str) -> int | None:
     """Return the status of the refusal that must come; None if none may come."""
+    path = key[1]
     if rule.public:
         return None
-    if role is None:
+    if who is None:
         return 401
-    if role is Role.ADMIN:
+    if who.admin or not rule.always or (who.session and key in _OWN_TOKENS and project in who.roles):
+        return None
+    if who.session and key == ("GET", "/v1/tokens"):
         return None
     # What only admins do to the system is refused before anything is looked for, so that it tells nothing.
-    of_the_system = "{" not in path and LEAST_ROLE[rule.always[0]] is Role.ADMIN if rule.always else False
-    if whose == "foreign" and not of_the_system:
-        return 404
+    nobodys = "{" not in path or path.startswith(_OF_THE_SYSTEM)
+    if nobodys and LEAST_ROLE[rule.always[0]] is Role.ADMIN:
+        return 403
+    role = who.roles.get(project)
+    if role is None:
+        return _for_a_stranger(rule, key, who)
     return None if allowed(rule, role) else 403
+
+
+def _for_a_stranger(rule: Rule, key: tuple[str, str], who: Somebody) -> int | None:
+    """Return the status for one who does not belong to the project in question."""
+    if _names_a_thing(key):
+        return 404
+    highest = max(who.roles.values(), key=RANK.index, default=None)
+    if highest is not None:
+        return None if allowed(rule, highest) else 403
+    # One who belongs to no project sees empty lists of what everybody may see in his own.
+    least = max((LEAST_ROLE[action] for action in rule.always), key=RANK.index)
+    return None if least is Role.VIEWER else 403
 
 
 def walk(api: TestClient, things: Things) -> tuple[list[str], int]:
@@ -175,27 +256,31 @@ def walk(api: TestClient, things: Things) -> tuple[list[str], int]:
     table = rules(cast("FastAPI", api.app).routes)
     wrong: list[str] = []
     checks = 0
+    nobodies: list[tuple[str, str, Somebody | None]] = [
+        ("nobody", "", None),
+        ("a wrong token", "bmi_wrong", None),
+    ]
     cells = [
-        (key, role, token, whose)
+        (key, label, secret, who, project)
         for key in REQUESTS
-        for role, token in [(None, None), (None, "bmi_wrong"), *things.tokens.items()]
-        for whose in ("own", "foreign")
-        if whose == "own" or _names_a_thing(key)
+        for label, secret, who in [*nobodies, *((who.label, who.secret, who) for who in things.people)]
+        for project in ("red", "blue")
+        if (project == "red" or _names_a_thing(key))
+        and not (who is not None and who.session and key == _ENDS_THE_SESSION)
     ]
 
     def order(cell: Any) -> tuple[bool, bool, bool]:
         """Put what changes things after what does not."""
-        (method, path), role, _, whose = cell
-        refused = expected(table[cell[0]], path, role, whose) is not None
-        return (not refused, method != "GET", method == "DELETE")
+        key, _, _, who, project = cell
+        refused = expected(table[key], key, who, project) is not None
+        return (not refused, key[0] != "GET", key[0] == "DELETE")
 
-    for (method, path), role, token, whose in sorted(cells, key=order):
-        rule = table[method, path]
-        should = expected(rule, path, role, whose)
-        if should is None and role is Role.ADMIN and method != "GET":
+    for key, label, secret, who, project in sorted(cells, key=order):
+        method, path = key
+        should = expected(table[key], key, who, project)
+        if should is None and who is not None and who.admin and method != "GET":
             continue  # whatever an admin asks for is allowed; other tests do it
-        names = things.of["red" if whose == "own" else "blue"]
-        got = _send(api, method, path, names, token)
+        got = _send(api, method, path, things.of[project], secret)
         checks += 1
         if should is not None:
             good = got == should
@@ -204,7 +289,7 @@ def walk(api: TestClient, things: Things) -> tuple[list[str], int]:
             if method == "GET":
                 good = got == 200
         if not good:
-            wrong.append(f"{method} {path} as {role or token}, {whose}: {got}, not {should or 'allowed'}")
+            wrong.append(f"{method} {path} as {label}, {project}: {got}, not {should or 'allowed'}")
     return wrong, checks
 
 
@@ -220,7 +305,9 @@ def _send(api: TestClient, method: str, path: str, names: dict[str, str], token:
             key: value.format(**names) if isinstance(value, str) else value for key, value in body.items()
         }
     headers = {"Authorization": f"Bearer {token}" if token else ""}
-    params = {"offset": 0} if (method, path) == ("PATCH", "/v1/uploads/{upload}") else {}
+    params: dict[str, Any] = {"offset": 0} if (method, path) == ("PATCH", "/v1/uploads/{upload}") else {}
+    if path.endswith("/prepare"):  # who belongs to several has to say for which
+        params = {"project": names["project"]}
     if path.startswith("/v1/exports/"):
         names = {**names, "operation": names["export"]}
     answer = api.request(method, path.format(**names), json=body, headers=headers, params=params)

@@ -1,9 +1,10 @@
 """Who may do what: the one table of rules and the one function that every route goes through."""
 
 import logging
+from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from uuid import UUID
 
@@ -19,6 +20,10 @@ class Action(StrEnum):
 
     PROJECT_READ = "project.read"
     PROJECT_WRITE = "project.write"
+    MEMBERSHIP_READ = "membership.read"
+    MEMBERSHIP_WRITE = "membership.write"
+    USER_READ = "user.read"
+    USER_WRITE = "user.write"
     TOKEN_READ = "token.read"  # noqa: S105
     TOKEN_WRITE = "token.write"  # noqa: S105
     NODE_READ = "node.read"
@@ -46,6 +51,10 @@ class Action(StrEnum):
 LEAST_ROLE: dict[Action, Role] = {
     Action.PROJECT_READ: Role.VIEWER,
     Action.PROJECT_WRITE: Role.ADMIN,
+    Action.MEMBERSHIP_READ: Role.VIEWER,
+    Action.MEMBERSHIP_WRITE: Role.MANAGER,
+    Action.USER_READ: Role.ADMIN,
+    Action.USER_WRITE: Role.ADMIN,
     Action.TOKEN_READ: Role.MANAGER,
     Action.TOKEN_WRITE: Role.MANAGER,
     Action.NODE_READ: Role.VIEWER,
@@ -71,7 +80,8 @@ LEAST_ROLE: dict[Action, Role] = {
     Action.AUDIT_READ: Role.MANAGER,
 }
 
-_RANK = {role: rank for rank, role in enumerate((Role.VIEWER, Role.MEMBER, Role.MANAGER, Role.ADMIN))}
+RANK = {role: rank for rank, role in enumerate((Role.VIEWER, Role.MEMBER, Role.MANAGER, Role.ADMIN))}
+"""How much each role may: what a higher one may includes what a lower one may."""
 
 READABLE_BY_ALL = {Action.IMAGE_READ, Action.IMAGE_EXPORT, Action.NODE_READ}
 """What everybody may read where it belongs to no project: golden images of the site, free nodes."""
@@ -111,15 +121,39 @@ def require_declared(action: Action) -> None:
 class Caller:
     """Who asks."""
 
-    token: str
-    role: Role
-    project: UUID | None
-    """The project that the token is good for; None for an admin's."""
+    name: str
+    """What the history calls him: a user, USER/TOKEN, or a service's token."""
+    admin: bool = False
+    """Whether he may do everything everywhere."""
+    roles: Mapping[UUID, Role] = field(default_factory=dict)
+    """What he may do in which project; a token of a user is good for one of his."""
+    user: UUID | None = None
+    """The user behind; None for a service's token."""
+    token: UUID | None = None
+    """The token that the request carries; None in a session."""
+    session: UUID | None = None
+    """The session that the request is part of."""
+    token_role: Role | None = None
+    """The role that the token was made with."""
 
     @property
-    def admin(self) -> bool:
-        """Whether the caller may do everything everywhere."""
-        return self.role is Role.ADMIN
+    def project(self) -> UUID | None:
+        """The only project that he belongs to; None if there are several, or none."""
+        return next(iter(self.roles)) if len(self.roles) == 1 else None
+
+    def projects(self, action: Action) -> list[UUID]:
+        """Return the projects in which he may do something; an admin may everywhere."""
+        return [project for project, role in self.roles.items() if RANK[role] >= RANK[LEAST_ROLE[action]]]
+
+    @property
+    def highest(self) -> Role | None:
+        """The highest of his roles, which counts for what belongs to no project; None if he has none."""
+        return max(self.roles.values(), key=RANK.__getitem__, default=None)
+
+
+def least_of(role: Role, other: Role) -> Role:
+    """Return the lower one of two roles."""
+    return min(role, other, key=RANK.__getitem__)
 
 
 def authorize(
@@ -143,20 +177,46 @@ def authorize(
     require_declared(action)
     if caller.admin:
         return
-    free = project is None and action in READABLE_BY_ALL | USABLE_BY_ALL
-    free = free or (offered and action in OFFERED)
     least = LEAST_ROLE[action]
-    # That there is a system which admins look after is no secret; what it has is.
-    free = free or (project is None and least is Role.ADMIN)
-    if not free and project != caller.project:
+    role = caller.roles.get(project) if project else None
+    free = project is None and action in READABLE_BY_ALL | USABLE_BY_ALL
+    if role is None and (free or (offered and action in OFFERED)):
+        role = caller.highest
+    # That there is a system, which has admins, is no secret.
+    if role is None and not (project is None and least is Role.ADMIN):
         raise unknown(thing)
-    if _RANK[caller.role] < _RANK[least]:
-        raise NotAllowed(
-            f"{action} on {thing} needs the role {least}, token {caller.token} has {caller.role}",
-            next_step=f"ask for a token with the role {least}",
-        )
+    if role is None or RANK[role] < RANK[least]:
+        raise _not_allowed(caller, action, thing, role or caller.highest)
+
+
+def authorize_somewhere(caller: Caller, action: Action, *, thing: str) -> None:
+    """Let a caller ask for a list of what he may do something to in one project at least, or refuse.
+
+    Args:
+        caller: Who asks.
+        action: What for.
+        thing: What is listed, in words, such as `uploads`.
+
+    Raises:
+        NotAllowed: He may not do that in any project.
+        UndeclaredAction: The route has not declared that it asks for this.
+    """
+    trail.asked(action, thing, caller.project)
+    require_declared(action)
+    if not caller.admin and not caller.projects(action):
+        raise _not_allowed(caller, action, thing, caller.highest)
 
 
 def unknown(thing: str) -> NotFound:
     """Return the error for a thing that does not exist, or not for this caller."""
     return NotFound(f"there is no {thing}", next_step="check the name, and the project it belongs to")
+
+
+def _not_allowed(caller: Caller, action: Action, thing: str, role: Role | None) -> NotAllowed:
+    least = LEAST_ROLE[action]
+    return NotAllowed(
+        f"{action} on {thing} needs the role {least}, {caller.name} has {role or 'none'}",
+        next_step="ask an admin"
+        if least is Role.ADMIN
+        else f"ask a manager of the project for the role {least}",
+    )

@@ -3,12 +3,13 @@
 from dataclasses import asdict
 
 from fastapi import APIRouter
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from bmi.access import service as access
-from bmi.access.models import Project, Token
-from bmi.access.policy import Action, authorize
+from bmi.access import users
+from bmi.access.models import LogIn, Project, Token, User
+from bmi.access.policy import Action, authorize, authorize_somewhere
 from bmi.access.rules import KNOWN, asks
 from bmi.api import access as wire
 from bmi.api.common import Page
@@ -21,16 +22,26 @@ router = APIRouter(tags=["access"])
 
 @router.get("/whoami", dependencies=[KNOWN])
 def whoami(service: TheService, who: Who) -> wire.Identity:
-    """Say whom the token stands for."""
+    """Say whom the token or the session stands for."""
     with service.parts.db.read() as session:
-        project = session.get(Project, who.project) if who.project else None
-        return wire.Identity(token=who.token, role=who.role, project=project.name if project else None)
+        projects = session.scalars(select(Project).where(Project.id.in_(who.roles)).order_by(Project.name))
+        token = session.get(Token, who.token) if who.token else None
+        begun = session.get(LogIn, who.session) if who.session else None
+        user = session.get(User, who.user) if who.user else None
+        ends = begun or token
+        return wire.Identity(
+            name=who.name,
+            admin=who.admin,
+            roles={row.name: who.roles[row.id] for row in projects},
+            user=user.name if user else None,
+            expires_at=ends.expires_at if ends else None,
+        )
 
 
 @router.post("/projects", status_code=201, dependencies=[asks(Action.PROJECT_WRITE)])
 def create_project(service: TheService, who: Who, body: wire.ProjectCreate) -> wire.Project:
     """Make a project."""
-    authorize(who, Action.PROJECT_WRITE, who.project, thing="the system")
+    authorize(who, Action.PROJECT_WRITE, None, thing="the system")
     with service.parts.db.write() as session:
         return _project(access.create_project(session, body.name))
 
@@ -41,7 +52,7 @@ def list_projects(service: TheService, who: Who, paging: Pages) -> Page[wire.Pro
     with service.parts.db.read() as session:
         query = select(Project)
         if not who.admin:
-            query = query.where(Project.id == who.project)
+            query = query.where(Project.id.in_(who.roles))
         rows, following = page(session, query, Project, limit=paging.limit, cursor=paging.cursor)
         return Page(items=[_project(row) for row in rows], next=following)
 
@@ -77,18 +88,20 @@ def delete_project(service: TheService, who: Who, project: str) -> None:
 def create_token(service: TheService, who: Who, body: wire.TokenCreate) -> wire.TokenSecret:
     """Make a token; its secret is in this answer only."""
     with service.parts.db.write() as session:
-        row, secret = access.create_token(session, who, body)
+        row, secret = users.create_token(session, who, body)
         return wire.TokenSecret(**_token(row).model_dump(), secret=secret)
 
 
 @router.get("/tokens", dependencies=[asks(Action.TOKEN_READ)])
 def list_tokens(service: TheService, who: Who, paging: Pages) -> Page[wire.Token]:
-    """List tokens, without their secrets."""
-    authorize(who, Action.TOKEN_READ, who.project, thing="tokens")
+    """List tokens, without their secrets: those of projects that the caller manages, and his own."""
+    if who.user is None:
+        authorize_somewhere(who, Action.TOKEN_READ, thing="tokens")
     with service.parts.db.read() as session:
         query = select(Token)
         if not who.admin:
-            query = query.where(Token.project_id == who.project)
+            own = [Token.user_id == who.user] if who.user else []
+            query = query.where(or_(Token.project_id.in_(who.projects(Action.TOKEN_READ)), *own))
         rows, following = page(session, query, Token, limit=paging.limit, cursor=paging.cursor)
         return Page(items=[_token(row) for row in rows], next=following)
 
@@ -97,7 +110,7 @@ def list_tokens(service: TheService, who: Who, paging: Pages) -> Page[wire.Token
 def delete_token(service: TheService, who: Who, token: str) -> None:
     """Revoke a token; it stops working at once."""
     with service.parts.db.write() as session:
-        session.delete(access.find_owned(session, who, Token, token, Action.TOKEN_WRITE, project=None))
+        users.delete_token(session, who, token)
 
 
 def _project(row: Project) -> wire.Project:
@@ -121,6 +134,7 @@ def _token(row: Token) -> wire.Token:
         name=row.name,
         role=row.role,
         project=row.project.name if row.project else None,
+        user=row.user.name if row.user else None,
         created_at=row.created_at,
         expires_at=row.expires_at,
     )

@@ -1,8 +1,7 @@
 """Use cases of projects and tokens, and how a thing is found by its name."""
 
-import hashlib
 import os
-import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
@@ -11,12 +10,13 @@ from sqlalchemy import ColumnElement, Select, and_, exists, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from bmi.access.models import Installation, Project, Token
+from bmi.access.models import Installation, Project, Token, User
 from bmi.access.policy import OFFERED, READABLE_BY_ALL, Action, Caller, authorize, require_declared, unknown
-from bmi.api.access import Role, TokenCreate
+from bmi.access.secrets import digest, new_secret
+from bmi.api.access import Role
 from bmi.audit import trail
-from bmi.db import Db, Table, now
-from bmi.errors import AlreadyExists, BadRequest, InUse, NotAuthenticated
+from bmi.db import Db, Table
+from bmi.errors import AlreadyExists, BadRequest, InUse
 
 T = TypeVar("T", bound=Table)
 
@@ -35,30 +35,18 @@ def installation(db: Db) -> UUID:
 
 
 def bootstrap(db: Db, state_dir: Path) -> Path | None:
-    """Make the first admin's token on a database without any, and return the file that holds its secret."""
+    """Make the first admin's token on a database without any admin, and return the file with its secret."""
     with db.write() as session:
-        if session.scalar(select(exists().where(Token.role == Role.ADMIN))):
+        robots = exists().where(Token.role == Role.ADMIN, Token.user_id.is_(None))
+        people = exists().where(User.admin, User.disabled.is_(False))
+        if session.scalar(select(or_(robots, people))):
             return None
-        secret = _new_secret()
-        session.add(Token(name="admin", digest=_digest(secret), role=Role.ADMIN))
+        secret = new_secret()
+        session.add(Token(name="admin", digest=digest(secret), role=Role.ADMIN))
         file = state_dir / ADMIN_TOKEN_FILE
         with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
             out.write(secret + "\n")
         return file
-
-
-def authenticate(session: Session, secret: str) -> Caller:
-    """Return whom a token's secret stands for.
-
-    Raises:
-        NotAuthenticated: It is no token, or it has expired.
-    """
-    token = session.scalar(select(Token).where(Token.digest == _digest(secret)))
-    if token is not None:  # an expired one too: whoever looks at the trail knows whose it was
-        trail.identified(token.name, token.id, token.project_id)
-    if token is None or (token.expires_at is not None and token.expires_at <= now()):
-        raise NotAuthenticated("the token is unknown or has expired", next_step="log in again: bmi login URL")
-    return Caller(token=token.name, role=token.role, project=token.project_id)
 
 
 def owner(session: Session, caller: Caller, action: Action, project: str | None) -> Project:
@@ -75,11 +63,19 @@ def owner(session: Session, caller: Caller, action: Action, project: str | None)
     """
     if project is None:
         if caller.project is None:
-            raise BadRequest("no project was named", next_step="name one with --project")
+            raise BadRequest(
+                "no project was named"
+                if caller.admin or caller.roles
+                else f"{caller.name} belongs to no project yet",
+                next_step="name one with --project"
+                if caller.admin or caller.roles
+                else "ask a manager of a project, or an admin, to add you: bmi project grant",
+            )
         found = session.get_one(Project, caller.project)
     else:
         found = find(session, Project, project, thing="project", limit_to=None)
-    authorize(caller, action, found.id, thing=f"project {found.name}")
+    # By the caller's own word: an id must not tell a stranger the project's name.
+    authorize(caller, action, found.id, thing=f"project {project or found.name}")
     return found
 
 
@@ -146,7 +142,9 @@ def find_owned(
     """
     thing = table.__name__.lower()
     exact = ":" in ref or as_id(ref) is not None
-    limit = (visible if exact else _home)(session, caller, table, action, project)
+    # Also where he may not do this: that is for the policy to say, of what he sees.
+    reader = _reader(session, caller, project)
+    limit = (_seen if exact else _home)(table, action, reader)
     row = find(session, table, ref, thing=thing, limit_to=limit, trashed=trashed)
     owner_id = getattr(row, "project_id", None)
     authorize(caller, action, owner_id, thing=f"{thing} {ref}", offered=_offered(table, action))
@@ -156,32 +154,37 @@ def find_owned(
 def visible(
     session: Session, caller: Caller, table: type[Table], action: Action, project: str | None
 ) -> ColumnElement[bool] | None:
-    """Return the condition that limits a list to what a caller sees; None for everything."""
-    home = _home(session, caller, table, action, project)
+    """Return the condition that limits a list to what a caller may do something to; None for everything."""
     reader = _reader(session, caller, project)
-    if home is None or reader is None or not _offered(table, action):
+    if reader is not None and not caller.admin:
+        allowed = caller.projects(action)
+        reader = [id for id in reader if id in allowed]
+    return _seen(table, action, reader)
+
+
+def _seen(table: type[Table], action: Action, reader: Sequence[UUID] | None) -> ColumnElement[bool] | None:
+    """Return the condition for what some projects see; None for everything."""
+    home = _home(table, action, reader)
+    if home is None or not reader or not _offered(table, action):
         return home
     offers: Any = table
     return or_(home, offers.offered_to(reader))
 
 
-def _home(
-    session: Session, caller: Caller, table: type[Table], action: Action, project: str | None
-) -> ColumnElement[bool] | None:
-    """Return the condition for what a caller sees without anybody's offering it; None for everything."""
-    reader = _reader(session, caller, project)
+def _home(table: type[Table], action: Action, reader: Sequence[UUID] | None) -> ColumnElement[bool] | None:
+    """Return the condition for what some projects see without anybody's offering it; None for everything."""
     if reader is None:
         return None
     column: ColumnElement[Any] = getattr(table, "project_id")  # noqa: B009 - only mypy needs the detour
-    own = column == reader
-    return or_(own, column.is_(None)) if _shared(action) else own
+    own = column.in_(reader)
+    return or_(own, column.is_(None)) if _shared(action) and reader else own
 
 
-def _reader(session: Session, caller: Caller, project: str | None) -> UUID | None:
-    """Return the project in whose name a caller looks; None for an admin who named none."""
+def _reader(session: Session, caller: Caller, project: str | None) -> list[UUID] | None:
+    """Return the projects in whose name a caller looks; None for an admin who named none."""
     if project is not None:
-        return owner(session, caller, Action.PROJECT_READ, project).id
-    return None if caller.admin else caller.project
+        return [owner(session, caller, Action.PROJECT_READ, project).id]
+    return None if caller.admin else list(caller.roles)
 
 
 def select_visible(
@@ -223,37 +226,6 @@ def delete_project(session: Session, project: Project) -> None:
         ) from error
 
 
-def create_token(session: Session, caller: Caller, request: TokenCreate) -> tuple[Token, str]:
-    """Make a token and return it with its secret, which is not kept.
-
-    Raises:
-        BadRequest: An admin's token for one project, or another role's for none.
-        AlreadyExists: There is one of that name.
-    """
-    if request.role is Role.ADMIN:
-        if request.project is not None:
-            raise BadRequest(
-                "an admin's token is good for all projects", next_step="leave the project out, or give a role"
-            )
-        authorize(caller, Action.PROJECT_WRITE, None, thing="the system")
-        project = None
-    else:
-        project = owner(session, caller, Action.TOKEN_WRITE, request.project)
-    secret = _new_secret()
-    row = Token(
-        name=request.name,
-        digest=_digest(secret),
-        role=request.role,
-        project_id=project.id if project else None,
-        expires_at=request.expires_at,
-    )
-    session.add(row)
-    flush_new(session, f"token {request.name}")
-    trail.makes(f"role {request.role}")
-    session.refresh(row)
-    return row, secret
-
-
 def flush_new(session: Session, thing: str) -> None:
     """Write what was added, and say so if the name is taken.
 
@@ -289,15 +261,6 @@ def _meant(table: type[Table], ref: str, *, trashed: bool) -> ColumnElement[bool
     if hasattr(table, "deleted_at"):
         meant.append(named.deleted_at.is_not(None) if trashed else named.deleted_at.is_(None))
     return and_(*meant)
-
-
-def _new_secret() -> str:
-    return f"bmi_{secrets.token_urlsafe(32)}"
-
-
-def _digest(secret: str) -> str:
-    # The secret has 256 random bits: nothing to gain from a slow hash.
-    return hashlib.sha256(secret.encode()).hexdigest()
 
 
 def as_id(ref: str) -> UUID | None:

@@ -127,7 +127,7 @@ def _has_line(method: str, status: int, *, known: bool) -> bool:
     """Say whether a request has a line: it changed something, tried to, or was refused."""
     if not known:
         # No route changes anything for him; what he does not find, or asks in a wrong way, is not refused.
-        return status in (401, 403)
+        return status in (401, 403, 429)
     return method not in _READING or status in audit.REFUSED
 
 

@@ -44,6 +44,11 @@ def tokens(ctx: typer.Context, incomplete: str) -> list[str]:
     return _names(ctx, incomplete, lambda bmi: bmi.tokens.list(limit=_MANY))
 
 
+def users(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the users' names."""
+    return _names(ctx, incomplete, lambda bmi: bmi.users.list(limit=_MANY))
+
+
 def operations(ctx: typer.Context, incomplete: str) -> list[str]:
     """Return the operations' ids."""
     return _names(ctx, incomplete, lambda bmi: bmi.operations.list(limit=_MANY), "id")

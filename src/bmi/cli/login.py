@@ -1,4 +1,4 @@
-"""`bmi login`: saves where the service is, and the token."""
+"""`bmi login`: saves where the service is, and the secret of a session or a token."""
 
 import os
 import sys
@@ -6,8 +6,12 @@ from typing import Annotated
 
 import typer
 
+from bmi.api.access import LogIn
 from bmi.cli import apps, options, output
 from bmi.cli.failures import Failure
+from bmi.cli.sso import log_in as log_in_by_browser
+from bmi.cli.user import known_password
+from bmi.cli.whoami import may
 from bmi.client import Client, profile
 from bmi.client.profile import Profile
 
@@ -27,34 +31,68 @@ def login(
             show_default="BMI_TOKEN, or asks",
         ),
     ] = None,
+    user: Annotated[
+        str | None, typer.Option("--user", "-u", metavar="NAME", help="Log in with a password.")
+    ] = None,
+    password_file: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="File with the password, - for standard input.", show_default="asks"
+        ),
+    ] = None,
+    sso: Annotated[
+        bool, typer.Option("--sso", help="Log in by the service's OpenID Connect provider, in a browser.")
+    ] = False,
+    browser: Annotated[
+        bool,
+        typer.Option("--browser/--no-browser", help="Open a browser for that, or show the address only."),
+    ] = True,
+    port: Annotated[
+        int,
+        typer.Option(
+            min=0, max=65535, help="Port that the browser comes back to.", show_default="any free one"
+        ),
+    ] = 0,
     project: Annotated[
         str | None,
         typer.Option("--project", "-p", metavar="PROJECT", help="Project to work in from now on."),
     ] = None,
 ) -> None:
-    """Save where the service is, and your token, for the commands to come.
+    """Log in with a password, by single sign-on or with a token; what is used from now on is saved.
 
-    The token is tried first, and is never an argument: other users can read those.
+    It is tried first. Passwords and tokens are never arguments: other users can read those.
 
     \b
     Example:
-      bmi login https://bmi.example.org --project blue
+      bmi login https://bmi.example.org --user ann --project blue
+      bmi login https://bmi.example.org --sso
       bmi login http://127.0.0.1:6230 --token-file /var/lib/bmi/admin.token
     """
+    if sum((sso, user is not None, token_file is not None)) > 1:
+        raise typer.BadParameter("give one of --user, --sso and --token-file")
     if url is None:
         mine = profile.load()
         url, project = mine.url, project or mine.project
     if url is None:
         raise typer.BadParameter("name the service's URL", param_hint="URL")
-    token = _token(token_file)
-    with Client(url, token) as bmi:
+    if sso or user is not None:
+        with Client(url) as bmi:
+            secret = (
+                log_in_by_browser(bmi, port=port, browser=browser)
+                if user is None
+                else bmi.log_in(
+                    LogIn.model_validate({"name": user, "password": known_password(password_file)})
+                )
+            ).secret
+    else:
+        secret = _token(token_file)
+    with Client(url, secret) as bmi:
         me = bmi.whoami()
         if project is not None:
             bmi.projects.get(project)
     file = profile.path()
-    profile.save(Profile(url=bmi.url, token=token, project=project), file)
-    scope = f"project {me.project}" if me.project else "every project"
-    output.line(f"logged in to {bmi.url} as {me.token}, {me.role} of {scope}; saved in {file}")
+    profile.save(Profile(url=bmi.url, token=secret, project=project), file)
+    output.line(f"logged in to {bmi.url} as {me.name}, {may(me)}; saved in {file}")
     overruling = [name for name in ("BMI_URL", "BMI_TOKEN", "BMI_PROJECT") if os.environ.get(name)]
     if overruling:
         output.note(f"mind that {' and '.join(overruling)} in your environment still wins over the file")

@@ -46,13 +46,15 @@ NOUNS = (
     Noun("disk", "Copy-on-write clones of images: make, snapshot, remove.", MANAGE),
     Noun("network", "VLANs that nodes boot in.", MANAGE),
     Noun("project", "Tenants.", MANAGE),
+    Noun("user", "People who log in.", MANAGE),
     Noun("token", "API keys.", MANAGE),
     Noun("op", "Operations: follow, wait for, cancel long work.", WATCH),
     Noun("doctor", "Compare what really exists with what should, and mend it.", WATCH),
     Noun("members", "Gateways and workers: which live, and what they carry.", WATCH),
     Noun("audit", "Who changed what, from where, and who was refused.", WATCH),
-    Noun("login", "Save where the service is, and your token.", CONNECT),
-    Noun("whoami", "Show who your token stands for.", CONNECT),
+    Noun("login", "Log in; save where the service is, and your secret.", CONNECT),
+    Noun("logout", "End your session, and forget its secret.", CONNECT),
+    Noun("whoami", "Show who you are, and what you may do.", CONNECT),
     Noun("version", "Show the versions of this command and of the service.", CONNECT),
 )
 

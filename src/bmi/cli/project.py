@@ -5,13 +5,14 @@ from typing import Annotated
 
 import typer
 
-from bmi.api.access import Project, ProjectCreate, QuotaChange
+from bmi.api.access import MemberSet, Project, ProjectCreate, QuotaChange, Role
 from bmi.cli import apps, complete, options, output
 from bmi.cli.session import connect
 
 app = apps.noun("Tenants: they own images, disks and networks.")
 
 Name = Annotated[str, typer.Argument(help="Name or id.", metavar="PROJECT", autocompletion=complete.projects)]
+User = Annotated[str, typer.Argument(help="Name or id.", metavar="USER", autocompletion=complete.users)]
 
 
 @app.command()
@@ -91,6 +92,50 @@ def quota(
         output.as_json(found)
         return
     output.fields((("project", found.name), *_quota(found)))
+
+
+@app.command()
+def members(project: Name, json: options.Json = False) -> None:
+    """List the users of a project, and what each may do in it."""
+    with connect() as bmi:
+        found = list(bmi.users.members(project))
+    if json:
+        output.as_json(found)
+        return
+    output.table(
+        ("USER", "ROLE", "FROM", "SINCE"),
+        [(one.user, one.role, "a group" if one.provided else "a manager", one.created_at) for one in found],
+        empty=f"project {project} has no users; let one in with `bmi project grant {project} USER ROLE`",
+    )
+
+
+@app.command()
+def grant(
+    project: Name,
+    user: User,
+    role: Annotated[Role, typer.Argument(help="What he may: viewer, member, manager.", metavar="ROLE")],
+    json: options.Json = False,
+) -> None:
+    """Say what a user may do in a project from now on.
+
+    \b
+    Example:
+      bmi project grant blue ann member
+    """
+    with connect() as bmi:
+        found = bmi.users.grant(project, user, MemberSet(role=role))
+    if json:
+        output.as_json(found)
+    else:
+        output.line(f"user {found.user} is {found.role} of project {project}")
+
+
+@app.command()
+def revoke(project: Name, user: User) -> None:
+    """Take away what a user may do in a project, at once."""
+    with connect() as bmi:
+        bmi.users.revoke(project, user)
+    output.line(f"user {user} may do nothing in project {project} any more")
 
 
 @app.command()

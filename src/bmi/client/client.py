@@ -5,7 +5,7 @@ from typing import Self
 
 import httpx2
 
-from bmi.api.access import Identity
+from bmi.api.access import Identity, LogIn, LogInBegin, LogInBegun, LogInFinish, PasswordChange, Session
 from bmi.api.common import Version
 from bmi.api.doctor import Repair, Repaired, Report
 from bmi.client.audit import AuditCalls
@@ -22,6 +22,7 @@ from bmi.client.readiness import ReadinessCalls
 from bmi.client.tokens import Tokens
 from bmi.client.transport import Transport
 from bmi.client.uploads import Uploads
+from bmi.client.users import Users
 
 TIMEOUT = 30.0  # seconds; every request is answered at once, long work runs in operations
 
@@ -46,7 +47,7 @@ class Client:
 
         Args:
             url: Where the service is: http://HOST:PORT.
-            token: API key; only `version` works without one.
+            token: Secret of an API key or of a session; only `version` and the log-ins work without one.
             project: Project that everything is looked for and made in, unless a call names another.
             timeout: Seconds to wait for the connection, and for each answer.
             transport: What carries the requests, instead of the network.
@@ -56,6 +57,7 @@ class Client:
         """
         self._transport = Transport(url, token, project=project, timeout=timeout, transport=transport)
         self.projects = Projects(self._transport)
+        self.users = Users(self._transport)
         self.tokens = Tokens(self._transport)
         self.nodes = Nodes(self._transport)
         self.networks = Networks(self._transport)
@@ -87,8 +89,30 @@ class Client:
         return self._transport.call("GET", ["version"], Version)
 
     def whoami(self) -> Identity:
-        """Return who the token stands for."""
+        """Return whom the token or the session stands for."""
         return self._transport.call("GET", ["whoami"], Identity)
+
+    def log_in(self, request: LogIn) -> Session:
+        """Begin a session with a name and a password; its secret is used like a token's."""
+        return self._transport.call("POST", ["login"], Session, body=request)
+
+    def begin_log_in(self, request: LogInBegin) -> LogInBegun:
+        """Begin a log-in by the OpenID Connect provider; a person with a browser has to go on with it."""
+        return self._transport.call("POST", ["login", "provider"], LogInBegun, body=request, patience=60)
+
+    def finish_log_in(self, request: LogInFinish) -> Session:
+        """Begin a session with what the provider gave the browser."""
+        return self._transport.call(
+            "POST", ["login", "provider", "finish"], Session, body=request, patience=60
+        )
+
+    def log_out(self) -> None:
+        """End the session that this client uses."""
+        self._transport.done("POST", ["logout"])
+
+    def change_password(self, request: PasswordChange) -> None:
+        """Change one's own password; all other sessions end."""
+        self._transport.done("PUT", ["password"], body=request)
 
     def doctor(self, *, quick: bool = False) -> Report:
         """Return what really exists, compared with what should.

@@ -101,9 +101,11 @@ class Transport:
         except ValidationError as error:
             raise AnswerInvalid(self.url, _first(error)) from error
 
-    def done(self, method: str, path: Path, *, query: Query | None = None) -> None:
+    def done(
+        self, method: str, path: Path, *, body: Request | None = None, query: Query | None = None
+    ) -> None:
         """Ask for something that has no answer but that it is done."""
-        self._send(method, path, None, query, 0)
+        self._send(method, path, body, query, 0)
 
     def page(self, path: Path, item: type[M], *, query: Query | None = None) -> Page[M]:
         """Return one page of a list."""

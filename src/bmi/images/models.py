@@ -1,5 +1,6 @@
 """Tables of images and disks."""
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
@@ -68,9 +69,9 @@ class Image(Table):
         return self.origin in ("build", "import") or self.promoted_at is not None
 
     @classmethod
-    def offered_to(cls, project: UUID) -> ColumnElement[bool]:
-        """Say which images their owners let a project read and clone that is not theirs."""
-        shared = select(ImageShare.image_id).where(ImageShare.project_id == project)
+    def offered_to(cls, projects: Collection[UUID]) -> ColumnElement[bool]:
+        """Say which images their owners let some projects read and clone that are not theirs."""
+        shared = select(ImageShare.image_id).where(ImageShare.project_id.in_(projects))
         return and_(
             cls.deleted_at.is_(None),
             or_(cls.visibility == "public", and_(cls.visibility == "shared", cls.id.in_(shared))),
@@ -97,7 +98,7 @@ class Upload(Table):
 
     project_id: Mapped[UUID | None] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"), index=True)
     asked_by: Mapped[str]
-    """Name of the token."""
+    """Name of the user, or of the token."""
     size: Mapped[int | None] = mapped_column(BigInteger)
     """Bytes in all, if that was said."""
     digest: Mapped[str | None]

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
-from bmi.access.policy import Action, authorize
+from bmi.access.policy import Action, authorize_somewhere
 from bmi.access.rules import asks
 from bmi.access.service import select_visible
 from bmi.api import intake as wire
@@ -40,7 +40,7 @@ def list_uploads(
 ) -> Page[wire.Upload]:
     """List uploads that are no images yet, oldest first."""
     with service.parts.db.read() as session:
-        authorize(who, Action.IMAGE_WRITE, who.project, thing="uploads")
+        authorize_somewhere(who, Action.IMAGE_WRITE, thing="uploads")
         query = select_visible(session, who, Upload, Action.IMAGE_WRITE, project)
         rows, following = page(session, query, Upload, limit=paging.limit, cursor=paging.cursor)
         return Page(items=[uploads.view(session, row) for row in rows], next=following)

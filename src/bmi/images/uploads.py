@@ -47,7 +47,7 @@ def create(session: Session, parts: Parts, caller: Caller, request: wire.UploadC
             next_step="import or remove one of them: bmi image uploads",
         )
     row = Upload(
-        id=new_id(), project_id=project_id, asked_by=caller.token, size=request.size, digest=request.digest
+        id=new_id(), project_id=project_id, asked_by=caller.name, size=request.size, digest=request.digest
     )
     session.add(row)
     session.flush()

@@ -30,7 +30,7 @@ router = APIRouter(tags=["nodes"])
 @router.post("/nodes", status_code=201, dependencies=[asks(Action.NODE_WRITE)])
 def register_node(service: TheService, who: Who, body: wire.NodeCreate) -> wire.Node:
     """Take a node into the inventory."""
-    authorize(who, Action.NODE_WRITE, who.project, thing="the inventory")
+    authorize(who, Action.NODE_WRITE, None, thing="the inventory")
     with service.parts.db.write() as session:
         node = nodes.register(session, service.parts, body)
         session.refresh(node)
@@ -127,7 +127,7 @@ def list_node_events(service: TheService, who: Who, node: str, paging: Pages) ->
         row = find_owned(session, who, Node, node, Action.NODE_READ, project=None)
         query = select(Event).where(Event.node_id == row.id)
         if not who.admin:
-            query = query.where(Event.project_id == who.project)
+            query = query.where(Event.project_id.in_(who.roles))
         rows, following = page(session, query, Event, limit=paging.limit, cursor=paging.cursor)
         return Page(items=[view_event(event) for event in rows], next=following)
 

@@ -11,6 +11,7 @@ import threading
 
 from sqlalchemy import select
 
+from bmi.access.sessions import sweep_sessions
 from bmi.gateways.orders import sweep
 from bmi.gateways.presence import converge_gateway, logged
 from bmi.networks.service import apply_port
@@ -74,6 +75,7 @@ class Convergence:
             logged("what came late", end_late, self._parts)
             logged("the trash", empty_trash, self._parts)
             logged("the spool", sweep_spool, self._parts)
+            logged("sessions", sweep_sessions, self._parts.db, self._parts.settings.access)
 
     def _converge_gateway(self) -> None:
         self._whole = converge_gateway(self._parts)

@@ -26,7 +26,7 @@ def ask(session: Session, caller: Caller, request: DiskAdopt) -> Operation:
         NotAllowed: The caller is no admin: whoever may adopt may read everything that lies there.
         AlreadyExists: The project has a disk of that name.
     """
-    authorize(caller, Action.IMAGE_BUILD, caller.project, thing="the system")
+    authorize(caller, Action.IMAGE_BUILD, None, thing="the system")
     project = owner(session, caller, Action.DISK_WRITE, request.project)
     require_room(session, project.id, disks=1)  # its size is known when it is adopted
     disk = Disk(
@@ -47,7 +47,7 @@ def again(session: Session, parts: Parts, caller: Caller, operation: Operation) 
     disk = session.get(Disk, operation.disk_id)
     if disk is None:
         return ask(session, caller, DiskAdopt.model_validate(asked))
-    authorize(caller, Action.IMAGE_BUILD, caller.project, thing="the system")
+    authorize(caller, Action.IMAGE_BUILD, None, thing="the system")
     return _ask(session, caller, disk, asked)
 
 

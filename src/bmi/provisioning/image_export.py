@@ -9,7 +9,7 @@ from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from bmi.access.policy import Action, Caller, authorize, unknown
-from bmi.access.service import find_owned
+from bmi.access.service import find_owned, owner
 from bmi.api.intake import Format, ImageExport
 from bmi.api.operations import Ending
 from bmi.drivers.storage import Kind, Volume
@@ -41,15 +41,17 @@ def ask(
     """
     image = find_owned(session, caller, Image, ref, Action.IMAGE_EXPORT, project=project)
     require_ready(image)
-    owner = image.project_id if caller.admin else caller.project
-    _refuse_many(session, parts, owner)
+    home = image.project_id
+    if home is None and not caller.admin:  # everybody's image: the export belongs to who asks for it
+        home = owner(session, caller, Action.IMAGE_EXPORT, project).id
+    _refuse_many(session, parts, home)
     asked = request.model_dump(mode="json") | {"image": str(image.id), "project": project}
     return ask_operation(
         session,
         caller,
         "image.export",
         f"image {image.name}",
-        project=owner,
+        project=home,
         request=asked,
         result={"image": image.name, "format": str(request.format)},
         asked=asked,

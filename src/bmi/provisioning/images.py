@@ -37,7 +37,7 @@ def ask_build(session: Session, caller: Caller, request: ImageBuild) -> Operatio
         AlreadyExists: There is an image of that name.
         QuotaExceeded: The project may not own as much.
     """
-    authorize(caller, Action.IMAGE_BUILD, caller.project, thing="the system")
+    authorize(caller, Action.IMAGE_BUILD, None, thing="the system")
     project = owner(session, caller, Action.IMAGE_WRITE, request.project) if request.project else None
     require_room(session, project.id if project else None, images=1, image_bytes=request.size)
     image = Image(
@@ -62,7 +62,7 @@ def ask_adopt(session: Session, caller: Caller, request: ImageAdopt) -> Operatio
         AlreadyExists: There is an image of that name.
         QuotaExceeded: The project may not own as much.
     """
-    authorize(caller, Action.IMAGE_BUILD, caller.project, thing="the system")
+    authorize(caller, Action.IMAGE_BUILD, None, thing="the system")
     project = owner(session, caller, Action.IMAGE_WRITE, request.project) if request.project else None
     require_room(session, project.id if project else None, images=1)  # its size is known when it is adopted
     image = Image(
@@ -104,7 +104,7 @@ def make_again(session: Session, parts: Parts, caller: Caller, operation: Operat
     asked = operation.asked or {}
     image = session.get(Image, operation.image_id)
     if image is not None:
-        authorize(caller, Action.IMAGE_BUILD, caller.project, thing="the system")
+        authorize(caller, Action.IMAGE_BUILD, None, thing="the system")
         return _ask_make(session, caller, operation.verb, image, asked)
     if operation.verb == "image.build":
         return ask_build(session, caller, ImageBuild.model_validate(asked))

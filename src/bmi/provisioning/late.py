@@ -13,7 +13,6 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from bmi.access.policy import Caller
-from bmi.api.access import Role
 from bmi.api.nodes import NodeState, Reset
 from bmi.boot.models import Boot
 from bmi.drivers.power import PowerState
@@ -35,7 +34,7 @@ log = logging.getLogger(__name__)
 LATE = timedelta(minutes=15)
 """For how long after its end something that an operation gave up is looked for."""
 
-SYSTEM = Caller(token="convergence", role=Role.ADMIN, project=None)  # noqa: S106 - a name
+SYSTEM = Caller("convergence", admin=True)
 """Who asks for what nobody asked for."""
 
 

@@ -58,7 +58,7 @@ def ask(
         verb=verb,
         subject=subject,
         project_id=project,
-        asked_by=caller.token,
+        asked_by=caller.name,
         node_id=node,
         disk_id=disk,
         image_id=image,
@@ -77,7 +77,7 @@ def ask(
             f"{subject} was claimed by another operation at the same moment", next_step="try again"
         ) from error
     session.refresh(row)
-    words = f"{verb} of {subject}, asked for by {caller.token}"
+    words = f"{verb} of {subject}, asked for by {caller.name}"
     record(session, "operation.queued", words, node=node, operation=row.id, project=project)
     return row
 

@@ -24,7 +24,7 @@ MINE, FOREIGN = new_id(), new_id()
 @pytest.mark.parametrize("role", RANK)
 @pytest.mark.parametrize("action", Action)
 def test_what_a_foreign_project_offers_can_be_read_and_nothing_else(action: Action, role: Role) -> None:
-    caller = Caller("t", role, MINE)
+    caller = Caller("t", roles={MINE: role})
     if action in OFFERED:
         authorize(caller, action, FOREIGN, thing="x", offered=True)
     else:
@@ -42,7 +42,7 @@ class World:
     images: dict[str, UUID]
 
     def caller(self, role: Role) -> Caller:
-        return Caller("t", role, None if role is Role.ADMIN else self.red)
+        return Caller("t", admin=True) if role is Role.ADMIN else Caller("t", roles={self.red: role})
 
     def listed(self, role: Role, project: str | None = None) -> set[str]:
         query = select_visible(self.session, self.caller(role), Image, Action.IMAGE_READ, project)

@@ -10,7 +10,6 @@ from fastapi.testclient import TestClient
 
 from bmi.access.policy import Action, Caller, authorize, declare
 from bmi.access.rules import asks, rules
-from bmi.api.access import Role
 from bmi.errors import UndeclaredAction
 from tests.security.table import access_table
 from tests.security.walk import REQUESTS, Things, make_things, walk
@@ -34,12 +33,12 @@ def test_a_route_without_a_rule_or_with_two_stops_the_service() -> None:
 def test_what_a_route_did_not_declare_is_refused_to_an_admin_too() -> None:
     def ask(action: Action) -> None:
         declare({Action.NODE_READ})
-        authorize(Caller("t", Role.ADMIN, None), action, None, thing="x")
+        authorize(Caller("t", admin=True), action, None, thing="x")
 
     contextvars.copy_context().run(ask, Action.NODE_READ)
     with pytest.raises(UndeclaredAction, match=r"node\.use"):
         contextvars.copy_context().run(ask, Action.NODE_USE)
-    authorize(Caller("t", Role.ADMIN, None), Action.NODE_USE, None, thing="x")
+    authorize(Caller("t", admin=True), Action.NODE_USE, None, thing="x")
 
 
 @pytest.fixture

@@ -35,7 +35,13 @@ def test_without_a_token_nothing_but_the_version_answers(api: TestClient) -> Non
 
 
 def test_a_revoked_token_stops_working(api: TestClient, tenant: TestClient) -> None:
-    assert tenant.get("/v1/whoami").json() == {"token": "robot", "role": "member", "project": "red"}
+    assert tenant.get("/v1/whoami").json() == {
+        "name": "robot",
+        "admin": False,
+        "roles": {"red": "member"},
+        "user": None,
+        "expires_at": None,
+    }
     assert api.delete("/v1/tokens/robot").status_code == 204
     assert tenant.get("/v1/whoami").status_code == 401
 

@@ -301,7 +301,7 @@ def test_missing_parts_are_named(
 def at_login(service: Service, monkeypatch: pytest.MonkeyPatch) -> Service:
     monkeypatch.delenv("BMI_URL")
     monkeypatch.delenv("BMI_TOKEN")
-    service.on("GET", "/whoami", Answer({"token": "ada", "role": "manager", "project": "blue"}))
+    service.on("GET", "/whoami", Answer({"name": "ada", "roles": {"blue": "manager"}}))
     return service
 
 

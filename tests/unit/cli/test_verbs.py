@@ -29,6 +29,7 @@ from tests.unit.client.fake_service import (
 
 Bmi = Callable[..., tuple[int, str, str]]
 
+ME = {"name": "ci", "admin": False, "roles": {"blue": "member"}, "user": None, "expires_at": None}
 BUILD = ["image", "build", "debian", "--name", "d", "--size", "4GiB"]
 QUEUED = Answer(operation("queued"), status=202)
 EVENT = {"id": ID, "at": WHEN, "kind": "dhcp.ack", "message": "10.7.0.5", "node": "n1", "operation": None}
@@ -109,7 +110,7 @@ def test_empty_list_tells_the_person_what_to_do_and_the_program_nothing(service:
                 "disks 1 of any number",
             ],
         ),
-        (["whoami"], "/whoami", {"token": "ci", "role": "member", "project": "blue"}, ["role member"]),
+        (["whoami"], "/whoami", ME, ["name ci", "project blue member"]),
     ],
 )
 def test_show_has_a_line_for_each_field(

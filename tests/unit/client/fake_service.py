@@ -212,7 +212,7 @@ NETWORK = {
     "subnet": "10.7.0.0/24",
     "gateway": "10.7.0.1",
 }
-TOKEN = {**NAMED, "name": "ci", "role": "member", "project": "blue", "expires_at": None}
+TOKEN = {**NAMED, "name": "ci", "role": "member", "project": "blue", "user": None, "expires_at": None}
 ID = "0199c5d2-7d1c-7a55-9a43-0c8f1d2e3f40"
 
 

@@ -18,7 +18,6 @@ from sqlalchemy import select
 
 from bmi.access.models import Project
 from bmi.access.policy import Caller
-from bmi.api.access import Role
 from bmi.api.doctor import Family, Repaired, Report
 from bmi.api.nodes import NodeState
 from bmi.boot import service as boot
@@ -48,7 +47,7 @@ from bmi.nodes.models import Node
 from bmi.parts import Parts
 from bmi.provisioning.models import Operation, Worker
 
-ADMIN = Caller("admin", Role.ADMIN, None)
+ADMIN = Caller("admin", admin=True)
 N1, N2 = Bmc("bmc-n1", "u", "secret"), Bmc("bmc-n2", "u", "secret")
 
 

@@ -103,11 +103,10 @@ def test_uploads_of_others_do_not_exist(site: Site) -> None:
 
 def test_a_piece_that_breaks_off_counts_as_far_as_it_came(site: Site) -> None:
     from bmi.access.policy import Caller
-    from bmi.api.access import Role
     from bmi.images.uploads import Receiving
 
     id = UUID(site.api.post("/v1/uploads", json={}).json()["id"])
-    admin = Caller(token="t", role=Role.ADMIN, project=None)
+    admin = Caller("t", admin=True)
     receiving = Receiving(site.parts, admin, id, 0)
     receiving.take(b"abc")
     busy = site.api.patch(f"/v1/uploads/{id}?offset=0", content=b"x")
