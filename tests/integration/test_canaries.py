@@ -9,7 +9,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,19 +23,17 @@ import httpx2
 import pytest
 from sqlalchemy import MetaData, create_engine, select
 
-from bmi import connect, server
+from bmi import connect
 from bmi.boot import service as boot
 from bmi.boot.models import Boot
 from bmi.db import Db
 from bmi.events import Event
-from bmi.ids import new_id
-from bmi.images.models import Image
 from bmi.sealed import PLACES
 from bmi.settings import load_settings
 from bmi.vault import Vault
 from bmi.wait import wait_until
 from tests.databases import Cluster, cluster, free_port
-from tests.integration.test_doctor import LOADERS, SIZE, dismantle
+from tests.served import Served, new_folder, served
 from tests.wires import rack, running_switch
 
 pytestmark = [
@@ -173,39 +170,32 @@ class ProcessWatch(threading.Thread):
 class Service:
     """A service that runs, and what it was given."""
 
-    folder: Path
-    config: Path
-    log: Path
-    url: str
+    served: Served
     secrets: dict[str, str]
     nodes: list[Any]
-    answers: list[tuple[str, bytes]] = field(default_factory=list)
+
+    @property
+    def answers(self) -> list[tuple[str, bytes]]:
+        return self.served.answers
+
+    @property
+    def folder(self) -> Path:
+        return self.served.folder
+
+    @property
+    def config(self) -> Path:
+        return self.served.config
 
     def ask(self, method: str, path: str, *, token: str | None = None, **body: Any) -> httpx2.Response:
-        headers = {"Authorization": f"Bearer {token or self.secrets['admin-token']}"}
-        with httpx2.Client(base_url=self.url, headers=headers, timeout=120) as client:
-            answer = client.request(method, f"/v1/{path}", **body)
-        self.answers.append((f"{method} /v1/{path.partition('?')[0]}", answer.content))
-        return answer
+        return self.served.ask(method, path, token=token, **body)
 
     def ended(self, answer: httpx2.Response) -> dict[str, Any]:
-        assert answer.status_code == 202, answer.text
-        path = answer.headers["Location"].removeprefix("/v1/")
-        end = time.monotonic() + 240
-        while True:
-            operation: dict[str, Any] = self.ask("GET", f"{path}?wait=20").json()
-            if operation["ended_at"]:
-                return operation
-            assert time.monotonic() < end, operation
+        return self.served.ended(answer)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def service(request: pytest.FixtureRequest) -> Iterator[Service]:
-    folder = Path(tempfile.mkdtemp(prefix="bmi-canary-"))
-    folder.chmod(0o755)  # dnsmasq serves iPXE from it as a user of its own
-    (folder / "tftp").mkdir()
-    for name in LOADERS:
-        shutil.copy(Path("/usr/lib/ipxe", name), folder / "tftp")
+    folder = new_folder()
     secrets = {
         name: f"canary-{name}-{os.urandom(9).hex()}"
         for name in (
@@ -224,79 +214,25 @@ def service(request: pytest.FixtureRequest) -> Iterator[Service]:
     }
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, folder)
-        database = ""
+        (folder / "oidc.secret").touch(0o600)
+        (folder / "oidc.secret").write_text(secrets["oidc-secret"])
+        more = (
+            f'[oidc]\nissuer = "http://127.0.0.1:1"\nclient_id = "bmi"\n'
+            f'client_secret_file = "{folder}/oidc.secret"\n'
+        )
         if request.param == "postgresql":
             pg: Cluster = stack.enter_context(cluster())
             secrets["database-password"] = pg.server.password_file.read_text().strip().rpartition(":")[2]
             url = stack.enter_context(pg.database()).partition("?")[0]
-            database = url.replace("@", f":{secrets['database-password']}@")
+            with_password = url.replace("@", f":{secrets['database-password']}@")
+            more += f'[database]\nurl = "{with_password}"\n'
         switch = stack.enter_context(running_switch(folder))
         bench = stack.enter_context(rack(switch))
         nodes = [bench.node() for _ in range(3)]
-        config, port = folder / "bmi.toml", free_port()
-        config.touch(0o600)
-        config.write_text(
-            f'state_dir = "{folder}/state"\ncache_dir = "{folder}/cache"\n'
-            f"[api]\nport = {port}\n"
-            + (f'[database]\nurl = "{database}"\n' if database else "")
-            + f'[storage]\ndriver = "local"\noptions = {{pool_size = "2GiB"}}\n'
-            f'[leg]\ndriver = "ovs"\noptions = {{database = "{switch.db}", namespace = "{switch.namespace}"}}\n'
-            f'[power.memory]\nunreachable = ["bmc-dead"]\n[power.redfish]\n'
-            f'[switches.lab]\ndriver = "ovs"\noptions = {{database = "{switch.db}"}}\n'
-            f'[boot]\ntftp_root = "{folder}/tftp"\n'
-            f'[oidc]\nissuer = "http://127.0.0.1:1"\nclient_id = "bmi"\n'
-            f'client_secret_file = "{folder}/oidc.secret"\n'
-        )
-        (folder / "oidc.secret").touch(0o600)
-        (folder / "oidc.secret").write_text(secrets["oidc-secret"])
-        settings = load_settings(config)
-        stack.callback(dismantle, settings)
-        _golden(settings, folder)
-        log = folder / "service.log"
-        with log.open("wb") as out:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "bmi.cli", "serve", "--config", str(config)],
-                stdout=out,
-                stderr=out,
-                env={**os.environ, "TMPDIR": str(folder / "tmp")},
-            )
-        (folder / "tmp").mkdir(exist_ok=True)
-        stack.callback(_end, process)
-        found = Service(folder, config, log, f"http://127.0.0.1:{port}", secrets, nodes)
-        wait_until(lambda: _answers(found.url), deadline=120, what="the service", next_step=f"see {log}")
-        secrets["admin-token"] = (folder / "state/admin.token").read_text().strip()
+        found = Service(stack.enter_context(served(switch, more=more, folder=folder)), secrets, nodes)
+        secrets["admin-token"] = found.served.token
         secrets["vault-key"] = (folder / "state/secret.key").read_text().strip()
         yield found
-
-
-def _golden(settings: Any, folder: Path) -> None:
-    parts = server.build_parts(settings)
-    try:
-        parts.storage.prepare()
-        image, raw = new_id(), folder / "golden.raw"
-        with raw.open("wb") as file:
-            file.truncate(SIZE)
-        parts.storage.import_image(image, raw, lambda done, total: None)
-        with parts.db.write() as session:
-            session.add(Image(id=image, name="golden", state="ready", origin="import", size=SIZE))
-    finally:
-        parts.close()
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(60)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait(10)
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx2.get(f"{url}/v1/version", timeout=5).status_code == 200
-    except httpx2.RequestError:
-        return False
 
 
 def _made_secrets(service: Service) -> None:
@@ -418,7 +354,7 @@ def _search(service: Service, watch: ProcessWatch, found: Searched) -> None:
     for what, contents in watch.seen.items():
         for content in contents:
             found.text(f"/proc/*/{what}", content)
-    found.text("the service's log", service.log.read_bytes())
+    found.text("the service's log", service.served.log.read_bytes())
     _search_rows(service, found)
 
 
@@ -498,7 +434,7 @@ def test_no_secret_is_anywhere_but_where_it_has_to_be(service: Service) -> None:
 def _plant_and_find(service: Service) -> None:
     """Put a secret where it may not be, in what this service has written, and search again."""
     found = Searched(service.secrets)
-    with service.log.open("a") as log:
+    with service.served.log.open("a") as log:
         log.write(f"connecting with {service.secrets['bmc-password']}\n")
     db = Db(load_settings(service.config).database_url)
     try:
@@ -508,7 +444,7 @@ def _plant_and_find(service: Service) -> None:
     finally:
         db.close()
     _search_files(service, time.time() - 1, found)
-    assert f"bmc-password in {service.log}" in found.leaks
+    assert f"bmc-password in {service.served.log}" in found.leaks
     assert "chap in rows of events" in found.leaks
 
 

@@ -42,6 +42,7 @@ from bmi.processes import Process
 from bmi.run import run
 from bmi.settings import Settings
 from bmi.wait import wait_until
+from tests.served import LOADERS, SIZE, dismantle
 from tests.wires import Node, rack, running_switch
 
 pytestmark = [
@@ -50,8 +51,6 @@ pytestmark = [
 ]
 
 ADMIN = Caller("admin", admin=True)
-SIZE = 16 << 20  # bytes of the golden image
-LOADERS = ("undionly.kpxe", "snponly.efi")
 
 
 @dataclass
@@ -403,21 +402,6 @@ def provision(settings: Settings, nodes: dict[str, Node], folder: Path) -> None:
         for name in ("n1", "n2"):
             body = {"image": "golden", "network": "net", "project": "red", "until": "power"}
             post(f"nodes/{name}/provision", body)
-
-
-def dismantle(settings: Settings) -> None:
-    """Remove everything that is outside of the folder."""
-    parts = server.build_parts(settings)
-    try:
-        for portal in list(parts.gateway.target.portals()):
-            parts.gateway.target.stop(portal)
-        running = {*parts.gateway.dnsmasq.running(), *(leg.network for leg in parts.gateway.legs.legs())}
-        for network in running:
-            boot.take_down(parts, network)
-        parts.storage.prepare()
-        parts.storage.dismantle()
-    finally:
-        parts.close()
 
 
 @pytest.fixture
