@@ -3,17 +3,21 @@
 import shutil
 import socket
 import tempfile
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import requests
 
 from bmi.drivers import Site, load
 from bmi.drivers.power import Bmc, BootDevice, Power, PowerState
@@ -50,6 +54,10 @@ class Bench(ABC):
     def boots_from(self, bmc: Bmc) -> BootDevice: ...
 
     @abstractmethod
+    def insert(self, bmc: Bmc) -> str:
+        """Put an image into a virtual drive behind the driver's back, and return its name."""
+
+    @abstractmethod
     def restart(self) -> None:
         """Restart the controllers, not the nodes."""
 
@@ -81,6 +89,19 @@ class RedfishBench(Bench):
     def boots_from(self, bmc: Bmc) -> BootDevice:
         return self._node(bmc).boot_device()
 
+    def insert(self, bmc: Bmc) -> str:
+        with served_files(self.site.state_dir.parent / "media") as (folder, address):
+            (folder / "rescue.iso").write_bytes(b"an image")
+            drive = f"{bmc.address}/redfish/v1/Systems/{self._node(bmc).spec.id}/VirtualMedia/Cd"
+            answer = requests.post(
+                f"{drive}/Actions/VirtualMedia.InsertMedia",
+                json={"Image": f"{address}/rescue.iso"},
+                auth=(bmc.username, bmc.password),
+                timeout=10,
+            )
+            assert answer.ok, answer.text
+        return f"{address}/rescue.iso"
+
     def restart(self) -> None:
         self._served.stop()
         ports = [int(bmc.address.rpartition(":")[2]) for bmc in self.bmcs]
@@ -108,10 +129,31 @@ class MemoryBench(Bench):
     def boots_from(self, bmc: Bmc) -> BootDevice:
         from bmi.drivers.power.memory import MemoryPower
 
-        return MemoryPower(self.options, self.site).boots_from(bmc)
+        return MemoryPower(self.options, self.site).boots_from(bmc) or BootDevice.DISK
+
+    def insert(self, bmc: Bmc) -> str:
+        from bmi.drivers.power.memory import MemoryPower
+
+        MemoryPower(self.options, self.site).insert(bmc, "rescue.iso")
+        return "rescue.iso"
 
     def restart(self) -> None:
         """Nothing runs."""
+
+
+@contextmanager
+def served_files(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Serve a folder over HTTP; gives it and the server's address."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield folder, f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @contextmanager
@@ -167,6 +209,8 @@ VERBS: dict[str, Callable[[Power, Bmc], Any]] = {
     "on": lambda power, bmc: power.on(bmc),
     "off": lambda power, bmc: power.off(bmc),
     "boot_from": lambda power, bmc: power.boot_from(bmc, BootDevice.NETWORK),
+    "reset_boot": lambda power, bmc: power.reset_boot(bmc),
+    "media": lambda power, bmc: power.media(bmc),
 }
 verbs = pytest.mark.parametrize("verb", list(VERBS))
 
@@ -242,6 +286,42 @@ def test_boot_from_does_not_switch(bench: Bench, power: Power, bmc: Bmc) -> None
     power.on(bmc)
     run = bench.runs(bmc)
     power.boot_from(bmc, BootDevice.NETWORK)
+    assert bench.runs(bmc) == run
+
+
+def test_reset_boot_leaves_nothing_of_what_was_chosen(bench: Bench, power: Power, bmc: Bmc) -> None:
+    other = bench.bmcs[1]
+    for each in (bmc, other):
+        power.boot_from(each, BootDevice.NETWORK)
+    for _ in range(2):
+        power.reset_boot(bmc)
+        assert power.boots_from(bmc) is None
+        assert bench.boots_from(bmc) is BootDevice.DISK  # the firmware's own choice
+    assert bench.boots_from(other) is BootDevice.NETWORK
+    power.boot_from(bmc, BootDevice.NETWORK)
+    assert bench.boots_from(bmc) is BootDevice.NETWORK
+
+
+def test_reset_boot_empties_the_virtual_drives_of_this_node(bench: Bench, power: Power, bmc: Bmc) -> None:
+    other = bench.bmcs[1]
+    assert list(power.media(bmc)) == []
+    images = {each: bench.insert(each) for each in (bmc, other)}
+    assert {each: list(power.media(each)) for each in images} == {
+        each: [image] for each, image in images.items()
+    }
+    power.reset_boot(bmc)
+    assert list(power.media(bmc)) == []
+    assert list(power.media(other)) == [images[other]]
+    power.reset_boot(other)
+    assert list(power.media(other)) == []
+
+
+def test_reset_boot_does_not_switch(bench: Bench, power: Power, bmc: Bmc) -> None:
+    power.reset_boot(bmc)
+    assert bench.runs(bmc) is None
+    power.on(bmc)
+    run = bench.runs(bmc)
+    power.reset_boot(bmc)
     assert bench.runs(bmc) == run
 
 

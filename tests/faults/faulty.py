@@ -63,7 +63,10 @@ VERBS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "target": {"changes": ("serve", "remove", "stop"), "reads": ("exports", "sessions", "portals")},
     "switch": {"changes": ("configure",), "reads": ("port", "ports")},
-    "power": {"changes": ("on", "off", "boot_from"), "reads": ("state", "boots_from")},
+    "power": {
+        "changes": ("on", "off", "boot_from", "reset_boot"),
+        "reads": ("state", "boots_from", "media"),
+    },
     "leg": {"changes": ("up", "down"), "reads": ("legs",)},
     "dnsmasq": {"changes": ("serve", "stop"), "reads": ("running", "answers")},
     "node_http": {"changes": ("serve", "stop"), "reads": ("serving",)},

@@ -149,6 +149,11 @@ class ConfirmedPower(_Confirmed):
         chosen = self._driver.boots_from(bmc) is device
         _require(chosen, f"the node of BMC {bmc.address} boots from {device}", "power")
 
+    def reset_boot(self, bmc: Bmc) -> None:
+        self._driver.reset_boot(bmc)
+        reset = self._driver.boots_from(bmc) is None and not self._driver.media(bmc)
+        _require(reset, f"the boot settings of BMC {bmc.address} were reset", "power")
+
     def _require(self, bmc: Bmc, state: PowerState) -> None:
         _require(self._driver.state(bmc) is state, f"the node of BMC {bmc.address} is {state}", "power")
 

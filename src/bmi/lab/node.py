@@ -239,6 +239,15 @@ class VirtualNode:
         except FileNotFoundError:
             return BootDevice.DISK
 
+    def boot_override(self) -> BootDevice | None:
+        """Say what somebody chose to start from; None if nobody did."""
+        return self.boot_device() if self._device.exists() else None
+
+    def forget_boot_device(self) -> None:
+        """Start from what the firmware is set to itself."""
+        with self._lock:
+            self._device.unlink(missing_ok=True)
+
     def set_boot_device(self, device: BootDevice) -> None:
         """Choose what the firmware starts from; it holds until it is chosen anew."""
         self.folder.mkdir(parents=True, exist_ok=True)

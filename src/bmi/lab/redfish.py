@@ -8,6 +8,7 @@ set of systems to everybody, so what makes it a controller of one node stands be
 import base64
 import binascii
 import hmac
+import io
 import json
 import logging
 import secrets
@@ -34,6 +35,7 @@ SESSIONS = "/redfish/v1/SessionService/Sessions"
 
 _PUBLIC = frozenset({"", "redfish", "redfish/v1"})  # paths that need no log-in (DSP0266, 13.3.2)
 _SESSIONS_MAX = 16  # the oldest goes when another logs in: clients that were killed never log out
+_ENABLED = "BootSourceOverrideEnabled"
 _NODE = "bmi.node"  # key of the WSGI environment: whose controller was asked
 
 _MODES = {Firmware.BIOS: "Legacy", Firmware.UEFI: "UEFI"}  # sushy-tools' words, also in its answers
@@ -87,7 +89,25 @@ class Controller:
         if path.startswith(f"{SESSIONS}/") and request.method == "DELETE":
             return self._log_out(path)(environ, start_response)
         environ[_NODE] = self.node
+        if path == f"/redfish/v1/Systems/{self.node.spec.id}":
+            return self._system(request)(environ, start_response)
         return self._app(environ, start_response)
+
+    def _system(self, request: Request) -> Response:
+        """Serve the system, and what sushy-tools lacks: its boot override is always on."""
+        content = request.get_data()
+        wanted = request.get_json(force=True, silent=True) if request.method == "PATCH" else None
+        boot = wanted.get("Boot") if isinstance(wanted, dict) else None
+        if isinstance(boot, dict) and boot.get(_ENABLED) == "Disabled":
+            self.node.forget_boot_device()
+            return Response(status=HTTPStatus.NO_CONTENT)
+        response = Response.from_app(self._app, {**request.environ, "wsgi.input": io.BytesIO(content)})
+        if request.method == "GET" and response.status_code == HTTPStatus.OK:
+            document = json.loads(response.get_data())
+            if self.node.boot_override() is None:
+                document["Boot"] |= {_ENABLED: "Disabled", "BootSourceOverrideTarget": "None"}
+            response.set_data(json.dumps(document))
+        return response
 
     def _root(self, environ: dict[str, Any]) -> Response:
         """Serve the service root, and say where to log in: sushy-tools knows no sessions."""

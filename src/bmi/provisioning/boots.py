@@ -43,6 +43,18 @@ def power_off(parts: Parts, node: UUID) -> str:
     return "off, confirmed by the BMC"
 
 
+def reset_boot(parts: Parts, node: UUID) -> str:
+    """Take out of a node's controller what decides what it starts from: who had root on it could set that."""
+    power, bmc = bmc_of(parts, node)
+    power.reset_boot(bmc)
+    return "boot override cleared, virtual drives empty, confirmed by the BMC"
+
+
+def undo_power_on(parts: Parts, node: UUID) -> str:
+    """Switch off a node that may have run, and reset what it starts from."""
+    return f"{power_off(parts, node)}; {reset_boot(parts, node)}"
+
+
 def power_on(parts: Parts, id: UUID) -> str:
     """Have a record's node boot from the network, from its beginning."""
     power, bmc = bmc_of(parts, load(parts, id).node_id)

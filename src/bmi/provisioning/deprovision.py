@@ -19,7 +19,14 @@ from bmi.networks.service import apply_port
 from bmi.nodes.models import Node
 from bmi.nodes.states import move
 from bmi.parts import Parts
-from bmi.provisioning.boots import flag, power_off, remove_boot_service, remove_export, remove_seed
+from bmi.provisioning.boots import (
+    flag,
+    power_off,
+    remove_boot_service,
+    remove_export,
+    remove_seed,
+    reset_boot,
+)
 from bmi.provisioning.engine import Run, workflow
 from bmi.provisioning.models import Operation
 from bmi.provisioning.provision import forget
@@ -122,7 +129,11 @@ def settle(session: Session, operation: Operation, ending: Ending) -> None:
 @workflow("node.deprovision", settle=settle, again=again)
 @workflow("node.reset", settle=settle, again=again)
 def take_back(run: Run) -> None:
-    """Take a node back. Power goes first, so that nobody writes to a disk that is being taken away."""
+    """Take a node back.
+
+    Power goes first, so that nobody writes to a disk that is being taken away; the BMC's settings last, so that a
+    controller that does not reset them keeps nobody from his disk.
+    """
     parts, node = run.parts, run.operation.node_id
     assert node is not None  # noqa: S101 - the claim of these verbs
     run.next_step_of_cancelled = "it is half given back"
@@ -133,11 +144,22 @@ def take_back(run: Run) -> None:
         return power_off(parts, node)
 
     run.step("power off", off)
+
+    def boot_settings() -> str:
+        if run.request["assume_off"]:
+            return "not asked for: its BMC is taken for dead"
+        return reset_boot(parts, node)
+
     run.step("network", lambda: isolate(parts, node))
-    if run.request["boot"] is None:
-        return
+    if run.request["boot"] is not None:
+        _take_boot_away(run, UUID(run.request["boot"]))
+    run.step("boot settings", boot_settings)
+
+
+def _take_boot_away(run: Run, id: UUID) -> None:
+    parts = run.parts
     with parts.db.read() as session:
-        record = session.get_one(Boot, UUID(run.request["boot"]))
+        record = session.get_one(Boot, id)
 
     def disk() -> str:
         if run.request["keep"]:

@@ -214,6 +214,8 @@ def move_disk(run: Run) -> None:
             lambda: boots.detach(parts, id, boots.load(parts, id).attachment.nic_id),
             undo=restore("attached", boots.attach),
         )
+        # Whoever switches the node on again chooses anew what it boots from: there is nothing to undo.
+        run.step("boot settings", lambda: boots.reset_boot(parts, origin))
         run.step("hand over", lambda: _hand_over(run, id, "to"), undo=lambda: _hand_back(run, id))
         run.step("seed", seed)
         run.step(
@@ -234,7 +236,7 @@ def move_disk(run: Run) -> None:
         run.step(
             "power on",
             lambda: boots.power_on(parts, id),
-            undo=lambda: boots.power_off(parts, target),
+            undo=lambda: boots.undo_power_on(parts, target),
         )
         run.step("watch", lambda: boots.watch(run, id), stands=True)
 

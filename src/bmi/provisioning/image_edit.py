@@ -184,6 +184,7 @@ def commit(run: Run) -> None:
     run.step("export", lambda: boots.remove_export(parts, record))
     run.step("seed", lambda: boots.remove_seed(parts, record.id))
     run.step("disk", remove)
+    run.step("boot settings", lambda: boots.reset_boot(parts, node))
 
 
 def _editing(session: Session, caller: Caller, ref: str) -> tuple[Node, Boot]:

@@ -290,6 +290,6 @@ def provision(run: Run) -> None:
         run.step(
             "power on",
             lambda: boots.power_on(parts, record.id),
-            undo=lambda: boots.power_off(parts, node),
+            undo=lambda: boots.undo_power_on(parts, node),
         )
         run.step("watch", lambda: boots.watch(run, record.id), stands=True)

@@ -55,6 +55,13 @@ LIES: list[tuple[str, str, Callable[[Any, Path], None], Callable[[Any, Path], ob
     ("power", "on", nothing, lambda p, raw: p.on(BMC)),
     ("power", "off", lambda p, raw: p.on(BMC), lambda p, raw: p.off(BMC)),
     ("power", "boot_from", nothing, lambda p, raw: p.boot_from(BMC, BootDevice.NETWORK)),
+    (
+        "power",
+        "reset_boot",
+        lambda p, raw: p.boot_from(BMC, BootDevice.NETWORK),
+        lambda p, raw: p.reset_boot(BMC),
+    ),
+    ("power", "reset_boot", lambda p, raw: p.insert(BMC, "x.iso"), lambda p, raw: p.reset_boot(BMC)),
     ("leg", "up", nothing, lambda g, raw: g.up(NETWORK, 7, IPv4Interface("10.0.0.1/24"))),
     (
         "leg",

@@ -1,6 +1,6 @@
 """Power: what BMI asks of a node's management controller (BMC)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -53,6 +53,12 @@ class Power(Protocol):
 
     def boots_from(self, bmc: Bmc) -> BootDevice | None:
         """Read what the firmware was told to start from; None if nothing, or something else."""
+
+    def reset_boot(self, bmc: Bmc) -> None:
+        """Have the firmware start from what it is set to itself, empty the virtual drives, and read both back."""
+
+    def media(self, bmc: Bmc) -> Sequence[str]:
+        """Name the images in the virtual drives that the controller gives the node."""
 
     def close(self) -> None:
         """Let go of connections."""

@@ -1,6 +1,6 @@
 """Power for tests: controllers that exist only as files."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -49,9 +49,23 @@ class MemoryPower:
         """Choose what the firmware starts from."""
         _write(self._controller(bmc) / "boot", device)
 
-    def boots_from(self, bmc: Bmc) -> BootDevice:
-        """Read what was chosen last."""
-        return BootDevice(_read(self._controller(bmc) / "boot", BootDevice.DISK))
+    def boots_from(self, bmc: Bmc) -> BootDevice | None:
+        """Read what was chosen last; None if nothing was."""
+        chosen = _read(self._controller(bmc) / "boot", "")
+        return BootDevice(chosen) if chosen else None
+
+    def reset_boot(self, bmc: Bmc) -> None:
+        """Forget what was chosen, and empty the virtual drives."""
+        for name in ("boot", "media"):
+            (self._controller(bmc) / name).unlink(missing_ok=True)
+
+    def insert(self, bmc: Bmc, image: str) -> None:
+        """Put an image into the virtual drive, as somebody with root on the node may do."""
+        _write(self._controller(bmc) / "media", image)
+
+    def media(self, bmc: Bmc) -> Sequence[str]:
+        """Name the images in the virtual drives."""
+        return _read(self._controller(bmc) / "media", "").split()
 
     def close(self) -> None:
         """Do nothing: there are no connections."""

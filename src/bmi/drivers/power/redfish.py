@@ -1,14 +1,14 @@
 """Power over Redfish (DMTF DSP0266 and DSP2046), with `sushy`."""
 
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import sushy
 
 from bmi.drivers import Site, parse_options
-from bmi.drivers.power import Bmc, BootDevice, PowerState
+from bmi.drivers.power import Bmc, BootDevice, PowerState, redfish_media
 from bmi.drivers.power.redfish_connection import Connection, Lacking, RedfishOptions
 from bmi.drivers.power.redfish_quirks import boot_override, quirks_of
 from bmi.errors import BmcRefused, DeadlineExceeded
@@ -28,6 +28,8 @@ _TARGETS = {
 }
 _ALWAYS = sushy.BOOT_SOURCE_ENABLED_CONTINUOUS
 _ONCE = sushy.BOOT_SOURCE_ENABLED_ONCE
+_NEVER = sushy.BOOT_SOURCE_ENABLED_DISABLED
+_NOTHING = sushy.BOOT_SOURCE_TARGET_NONE
 
 
 class RedfishPower:
@@ -77,6 +79,23 @@ class RedfishPower:
             target, enabled = boot_override(system)
         chosen = [device for device, source in _TARGETS.items() if source == target]
         return chosen[0] if chosen and enabled in (_ALWAYS, _ONCE) else None
+
+    def reset_boot(self, bmc: Bmc) -> None:
+        """Have the firmware start from what it is set to itself, empty the virtual drives, and read both back."""
+        connection = self._connection(bmc)
+        with connection.system() as system:
+            redfish_media.eject(system)
+            if not _is_clear(system):
+                _clear(system)
+        self._confirm(connection, _is_clear, "to forget what to boot from")
+        self._confirm(
+            connection, lambda system: not redfish_media.inserted(system), "to empty its virtual drives"
+        )
+
+    def media(self, bmc: Bmc) -> Sequence[str]:
+        """Name the images in the virtual drives that the controller gives the node."""
+        with self._connection(bmc).system() as system:
+            return redfish_media.inserted(system)
 
     def close(self) -> None:
         """Log out from every controller."""
@@ -163,6 +182,22 @@ def _choose(system: Any, target: Any) -> None:
             return
 
 
+def _is_clear(system: Any) -> bool:
+    target, enabled = boot_override(system)
+    return target in (None, _NOTHING) or enabled not in (_ALWAYS, _ONCE)
+
+
+def _clear(system: Any) -> None:
+    """End the boot override; a controller that cannot is told to boot from nothing in particular (DSP0268)."""
+    mode = quirks_of(system).mode
+    try:
+        system.set_system_boot_options(enabled=_NEVER, mode=mode)
+    except sushy.exceptions.BadRequestError:
+        if _NOTHING not in system.get_allowed_system_boot_source_values():
+            raise
+        system.set_system_boot_options(_NOTHING, mode=mode)
+
+
 def _words(values: Iterable[Any]) -> str:
     return ", ".join(sorted(value.value for value in values)) or "none"
 
@@ -171,4 +206,5 @@ def _described(system: Any) -> str:
     power = system.power_state.value if system.power_state else "unknown"
     target, enabled = boot_override(system)
     boot = f"{target.value} ({enabled.value})" if target and enabled else "not set"
-    return f"power {power}, boot override {boot}"
+    drives = ", ".join(redfish_media.inserted(system))
+    return f"power {power}, boot override {boot}" + (f", virtual media {drives}" if drives else "")
