@@ -5,6 +5,7 @@ import logging
 import signal
 import socket
 import sys
+import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -30,7 +31,10 @@ def serve(path: Path) -> None:
     for number in signal.SIGTERM, signal.SIGINT:
         signal.signal(number, lambda *_: ended.set())
     config = read_config(path)
-    app = application(config.folder / "sushy-tools")
+    state = config.folder / "sushy-tools"
+    state.mkdir(parents=True, exist_ok=True)
+    tempfile.tempdir = str(state)  # sushy-tools keeps images of virtual drives there, and never removes the folders
+    app = application(state)
     servers = {
         node.spec.name: _server(endpoint, Controller(node, endpoint.username, endpoint.password, app))
         for node, endpoint in zip(config.nodes(), config.endpoints, strict=True)

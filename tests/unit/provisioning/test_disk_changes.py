@@ -15,7 +15,7 @@ from bmi.images.models import Disk
 from bmi.parts import Parts
 from bmi.provisioning import engine
 from tests.service import IMAGE_SIZE
-from tests.unit.provisioning.test_provision import NOTHING, left, node, provision, red
+from tests.unit.provisioning.test_provision import NOTHING, is_reset, left, node, provision, red, tamper
 
 __all__ = ["red"]
 
@@ -250,9 +250,11 @@ def test_a_disk_moves_to_another_node_with_everything_it_was_told(
     before, vlan = node(api), api.get("/v1/networks/net?project=red").json()["vlan"]
     with parts.db.read() as session:
         secret = parts.vault.open(session.query(Boot).one().chap_secret)
+    tamper(parts)
 
     world.must(world.ask("move", to="n2", **QUICK))
 
+    assert is_reset(parts)
     first, second = node(api), node(api, "n2")
     assert (first["state"], first["project"], first["disk"]) == ("available", None, None)
     assert (second["state"], second["project"], second["disk"]) == ("active", "red", "d")

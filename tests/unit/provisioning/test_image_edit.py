@@ -12,7 +12,7 @@ from bmi.errors import StorageError
 from bmi.images.models import Disk, Image
 from bmi.parts import Parts
 from bmi.provisioning import engine
-from tests.unit.provisioning.test_provision import NOTHING, left, node, provision, red
+from tests.unit.provisioning.test_provision import NOTHING, is_reset, left, node, provision, red, tamper
 
 __all__ = ["red"]
 
@@ -57,9 +57,11 @@ def test_what_was_changed_becomes_a_new_image_and_nothing_else_is_left(
     begun = must(site, edit(api))
     assert (begun["verb"], node(api)["image"]) == ("image.edit", "golden")
     change(parts, b"edited")
+    tamper(parts)
 
     must(site, commit(api))
 
+    assert is_reset(parts)
     made = api.get("/v1/images/golden-2").json()
     assert (made["state"], made["parent_name"], made["project"]) == ("ready", "golden", None)
     assert (content(parts, "golden"), content(parts, "golden-2")) == (b"golden", b"edited")

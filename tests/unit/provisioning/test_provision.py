@@ -6,11 +6,14 @@ import pytest
 from fastapi.testclient import TestClient
 
 from bmi.api.doctor import Report
-from bmi.drivers.power import Bmc, PowerState
+from bmi.boot.models import Boot
+from bmi.boot.service import boot_token
+from bmi.drivers.power import Bmc, BootDevice, PowerState
 from bmi.drivers.storage import Kind
 from bmi.drivers.switch import ISOLATED, PortVlans
-from bmi.errors import BmcUnreachable, StorageFull
+from bmi.errors import BmcRefused, BmcUnreachable, StorageFull
 from bmi.parts import Parts
+from bmi.wait import wait_until
 
 NOTHING = {
     "disks": 0,
@@ -97,6 +100,71 @@ def test_deprovision_leaves_nothing(api: TestClient, site: Any, parts: Parts) ->
     assert parts.powers["memory"].state(Bmc("bmc-n1", "u", "secret")) is PowerState.OFF
     found = node(api)
     assert (found["state"], found["project"], found["disk"]) == ("available", None, None)
+
+
+def tamper(parts: Parts, name: str = "n1") -> None:
+    """Do to a node's BMC what who has root on the node may do."""
+    power, bmc = parts.powers["memory"], Bmc(f"bmc-{name}", "u", "secret")
+    power.boot_from(bmc, BootDevice.DISK)
+    cast("Any", power).insert(bmc, "http://192.0.2.1/mine.iso")
+
+
+def is_reset(parts: Parts, name: str = "n1") -> bool:
+    power, bmc = parts.powers["memory"], Bmc(f"bmc-{name}", "u", "secret")
+    return power.boots_from(bmc) is None and not power.media(bmc)
+
+
+@pytest.mark.parametrize("verb", ["deprovision", "reset"])
+def test_what_its_user_left_in_the_bmc_goes_with_him(
+    api: TestClient, site: Any, parts: Parts, verb: str
+) -> None:
+    site.ended(provision(api))
+    tamper(parts)
+    assert not is_reset(parts)
+    operation = site.ended(api.post(f"/v1/nodes/n1/{verb}", json={}))
+    assert operation["state"] == "succeeded", operation
+    assert is_reset(parts)
+
+
+def test_a_free_node_is_reset_too(api: TestClient, site: Any, parts: Parts) -> None:
+    tamper(parts)
+    site.ended(api.post("/v1/nodes/n1/reset", json={}))
+    assert is_reset(parts)
+
+
+def test_a_bmc_that_does_not_reset_keeps_the_node_and_nothing_else(
+    api: TestClient, site: Any, parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.ended(provision(api))
+    tamper(parts)
+    with monkeypatch.context() as broken:
+        broken.setattr(parts.powers["memory"], "reset_boot", refuse)
+        failed = site.ended(api.post("/v1/nodes/n1/deprovision", json={}))
+    assert failed["ending"] == "standing"
+    assert (node(api)["state"], "its drive is stuck" in node(api)["problem"]) == ("failed", True)
+    assert left(api) == NOTHING
+    assert parts.switches["sw1"].port("port1").vlans == ISOLATED
+    assert site.ended(api.post(f"/v1/operations/{failed['id']}/retry"))["state"] == "succeeded"
+    assert (node(api)["state"], is_reset(parts)) == ("available", True)
+
+
+def refuse(*_: object) -> None:
+    raise BmcRefused("its drive is stuck", next_step="reset the BMC")
+
+
+def test_no_two_boot_records_have_a_secret_or_a_token_in_common(
+    api: TestClient, site: Any, parts: Parts
+) -> None:
+    seen: list[str] = []
+    for name in ("n1", "n2", "n1", "n1"):
+        site.ended(provision(api, name))
+        with parts.db.read() as session:
+            record = session.query(Boot).one()
+            seen += [parts.vault.open(record.chap_secret), boot_token(parts, record.id)]
+        site.ended(api.post(f"/v1/nodes/{name}/deprovision", json={}))
+        with parts.db.read() as session:
+            assert session.query(Boot).count() == 0
+    assert len(set(seen)) == 8
 
 
 def test_a_kept_disk_boots_another_node(api: TestClient, site: Any) -> None:
@@ -202,14 +270,18 @@ def test_a_silent_node_fails_with_a_diagnosis_and_stays_for_a_look(api: TestClie
     assert left(api) == NOTHING
 
 
-def test_cancelling_while_the_node_boots_undoes_everything(api: TestClient, site: Any) -> None:
+def test_cancelling_while_the_node_boots_undoes_everything(api: TestClient, site: Any, parts: Parts) -> None:
     answer = provision(api, until="up")
+    power, bmc = parts.powers["memory"], Bmc("bmc-n1", "u", "secret")
+    wait_until(lambda: power.state(bmc) is PowerState.ON, deadline=20, what="the node to run", next_step="-")
+    tamper(parts)
     cancelled = api.post(f"{answer.headers['Location']}/cancel")
     assert cancelled.status_code == 202
     operation = site.ended(answer)
     assert operation["state"] == "cancelled", operation
     assert node(api)["state"] == "available"
     assert left(api) == NOTHING
+    assert is_reset(parts)
 
 
 def test_a_deprovision_cannot_be_cancelled(api: TestClient, site: Any) -> None:

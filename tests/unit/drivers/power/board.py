@@ -14,6 +14,7 @@ ROOT = "/redfish/v1/"
 SYSTEM = "/redfish/v1/Systems/1"
 RESET = f"{SYSTEM}/Actions/ComputerSystem.Reset"
 SETTINGS = f"{SYSTEM}/Settings"
+MANAGER = "/redfish/v1/Managers/1"
 SESSIONS = "/redfish/v1/SessionService/Sessions"
 
 USERNAME = "root"
@@ -44,6 +45,15 @@ class Board:
     hesitates: int = 0
     """So many times an order's effect cannot be read yet."""
     refuses_continuous: bool = False
+    refuses_disabled: bool = False
+    media_at: str | None = None
+    """Path of what has the virtual drive: the system or its manager; None has none."""
+    image: str | None = None
+    """What is in the virtual drive."""
+    can_eject: bool = True
+    ignores_eject: bool = False
+    servers: int = 1
+    """How many the manager has."""
     needs_mode: bool = False
     """Forgets a boot target that comes without a boot mode."""
     pending: dict[str, Any] | None = None
@@ -74,9 +84,42 @@ class Board:
             return {"Name": "Systems", "Members": [{"@odata.id": system} for system in self.systems]}
         if path == SETTINGS and self.pending is not None:
             return {"Id": "Settings", "Boot": self.pending}
+        if path == MANAGER:
+            servers = [
+                {"@odata.id": f"/redfish/v1/Systems/{number}"} for number in range(1, self.servers + 1)
+            ]
+            return {"Id": "1", "Links": {"ManagerForServers": servers}, **self._media_link(MANAGER)}
+        if self.media_at and path == self.drives:
+            return {"Name": "Virtual media", "Members": [{"@odata.id": f"{self.drives}/Cd"}]}
+        if self.media_at and path == f"{self.drives}/Cd":
+            return self._drive()
         return self._system() if path in self.systems else None
 
+    @property
+    def drives(self) -> str:
+        return f"{self.media_at}/VirtualMedia"
+
+    @property
+    def eject(self) -> str:
+        return f"{self.drives}/Cd/Actions/VirtualMedia.EjectMedia"
+
+    def _media_link(self, owner: str) -> dict[str, Any]:
+        return {"VirtualMedia": {"@odata.id": self.drives}} if self.media_at == owner else {}
+
+    def _drive(self) -> dict[str, Any]:
+        actions = {"#VirtualMedia.EjectMedia": {"target": self.eject}} if self.can_eject else {}
+        return {
+            "Id": "Cd",
+            "Name": "Virtual CD",
+            "Image": self.image,
+            "Inserted": self.image is not None,
+            "Actions": actions,
+        }
+
     def post(self, path: str, body: Any) -> int:
+        if self.media_at and path == self.eject:
+            self.image = self.image if self.ignores_eject else None
+            return 204
         if path != RESET:
             return 404
         if self.refuses_repetition and self._coming:
@@ -90,6 +133,8 @@ class Board:
     def patch(self, path: str, body: Any) -> int:
         wanted = body["Boot"]
         if self.refuses_continuous and wanted.get("BootSourceOverrideEnabled") == "Continuous":
+            return 400
+        if self.refuses_disabled and wanted.get("BootSourceOverrideEnabled") == "Disabled":
             return 400
         if "BootSourceOverrideMode" in wanted and "BootSourceOverrideMode" not in self.boot:
             return 400
@@ -118,6 +163,9 @@ class Board:
                 }
             },
         }
+        document |= self._media_link(SYSTEM)
+        if self.media_at == MANAGER:
+            document["Links"] = {"ManagedBy": [{"@odata.id": MANAGER}]}
         if self.power:
             document["PowerState"] = self.power
         if self.pending is not None:
@@ -134,7 +182,8 @@ def serving(board: Board, certificate: Path | None = None) -> Iterator[Board]:
             self._serve(None)
 
         def do_POST(self) -> None:
-            self._serve(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            body = self.rfile.read(int(self.headers["Content-Length"] or 0))
+            self._serve(json.loads(body) if body else {})
 
         def do_PATCH(self) -> None:
             self.do_POST()

@@ -18,7 +18,16 @@ from bmi.drivers import Site
 from bmi.drivers.power import Bmc, BootDevice, PowerState
 from bmi.drivers.power.redfish import RedfishPower
 from bmi.errors import BmcRefused, BmcUnreachable, SettingsInvalid
-from tests.unit.drivers.power.board import PASSWORD, RESET, SETTINGS, SYSTEM, USERNAME, Board, serving
+from tests.unit.drivers.power.board import (
+    MANAGER,
+    PASSWORD,
+    RESET,
+    SETTINGS,
+    SYSTEM,
+    USERNAME,
+    Board,
+    serving,
+)
 
 SHORT = 0.5  # seconds that a test waits for what will not happen
 
@@ -299,6 +308,64 @@ def test_a_controller_that_comes_back_is_used_again(serve: Serve, drive: Drive) 
         power.state(bmc)
     board.breaks_with = None
     assert power.state(bmc) is PowerState.OFF
+
+
+# --- what a former user left -----------------------------------------------------------------------------
+
+CHOSEN = {"BootSourceOverrideTarget": "Pxe", "BootSourceOverrideEnabled": "Continuous"}
+
+
+def test_an_override_is_ended_and_nothing_else_is_sent(serve: Serve, drive: Drive) -> None:
+    board = Board(boot=dict(CHOSEN))
+    power = drive()
+    bmc = serve(board)
+    power.reset_boot(bmc)
+    power.reset_boot(bmc)
+    assert board.changes(SYSTEM) == [{"Boot": {"BootSourceOverrideEnabled": "Disabled"}}]
+    assert power.boots_from(bmc) is None
+
+
+def test_an_override_that_waits_for_the_next_start_is_ended(serve: Serve, drive: Drive) -> None:
+    board = Board(pending=dict(CHOSEN))
+    drive().reset_boot(serve(board))
+    assert board.pending == CHOSEN | {"BootSourceOverrideEnabled": "Disabled"}
+
+
+def test_the_target_is_taken_away_where_an_override_cannot_be_ended(serve: Serve, drive: Drive) -> None:
+    board = Board(refuses_disabled=True)
+    board.boot |= CHOSEN
+    drive().reset_boot(serve(board))
+    assert board.boot["BootSourceOverrideTarget"] == "None"
+
+
+def test_an_override_that_stays_is_found_out(serve: Serve, drive: Drive) -> None:
+    board = Board(boot=dict(CHOSEN), ignores_boot=True)
+    with pytest.raises(BmcRefused, match=r"to forget what to boot from .* boot override Pxe \(Continuous\)"):
+        drive(timeout=SHORT).reset_boot(serve(board))
+
+
+@pytest.mark.parametrize("place", [SYSTEM, MANAGER])
+def test_a_virtual_drive_is_emptied_wherever_it_is(serve: Serve, drive: Drive, place: str) -> None:
+    board = Board(media_at=place, image="http://192.0.2.1/mine.iso")
+    power = drive()
+    bmc = serve(board)
+    assert list(power.media(bmc)) == ["http://192.0.2.1/mine.iso"]
+    power.reset_boot(bmc)
+    assert (board.image, list(power.media(bmc))) == (None, [])
+    power.reset_boot(bmc)
+    assert len(board.changes(board.eject)) == 1
+
+
+def test_the_drives_of_a_manager_of_several_servers_are_left_alone(serve: Serve, drive: Drive) -> None:
+    board = Board(media_at=MANAGER, image="x.iso", servers=2)
+    drive().reset_boot(serve(board))
+    assert board.image == "x.iso"
+
+
+def test_an_image_that_stays_in_its_drive_is_found_out(serve: Serve, drive: Drive) -> None:
+    board = Board(media_at=SYSTEM, image="x.iso", ignores_eject=True)
+    with pytest.raises(BmcRefused, match=r"to empty its virtual drives .* virtual media x\.iso"):
+        drive(timeout=SHORT).reset_boot(serve(board))
 
 
 @pytest.mark.parametrize("options", [{"timeout": 0}, {"connect_timeout": -1}, {"retries": 3}])
