@@ -33,7 +33,8 @@ def serve(path: Path) -> None:
     config = read_config(path)
     state = config.folder / "sushy-tools"
     state.mkdir(parents=True, exist_ok=True)
-    tempfile.tempdir = str(state)  # sushy-tools keeps images of virtual drives there, and never removes the folders
+    # sushy-tools keeps images of virtual drives there, and never removes the folders.
+    tempfile.tempdir = str(state)
     app = application(state)
     servers = {
         node.spec.name: _server(endpoint, Controller(node, endpoint.username, endpoint.password, app))
