@@ -23,7 +23,7 @@ BOOT = 400.0  # seconds that a boot up to the running operating system may take
 OWN_TIME = (
     5.0  # seconds that BMI itself may take from the command to power-on; below one on a machine of its own
 )
-BMC_STEPS = {"look", "power off", "power on"}
+BMC_STEPS = {"look", "power off", "boot settings", "power on"}
 """Steps of a move that wait for management controllers."""
 
 
