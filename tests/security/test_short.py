@@ -51,8 +51,8 @@ def test_what_nobody_refuses_is_found(site: Site) -> None:
     things = make_things(site.api, site)
     with patch.object(access, "authorize"), patch.object(access, "_home", return_value=None):
         wrong = "\n".join(walk(site.api, things)[0])
-    assert "GET /v1/disks/{disk} as viewer, foreign: 200, not 404" in wrong
-    assert "/snapshot as viewer, own: " in wrong
+    assert "GET /v1/disks/{disk} as token of a viewer, blue: 200, not 404" in wrong
+    assert "/snapshot as token of a viewer, red: " in wrong
 
 
 def test_the_code_linter_finds_what_is_not_accepted() -> None:

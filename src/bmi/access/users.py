@@ -223,12 +223,12 @@ def create_token(session: Session, caller: Caller, request: wire.TokenCreate) ->
         # For himself, everybody makes tokens: they may no more than he.
         action = Action.PROJECT_READ if caller.session else Action.TOKEN_WRITE
         project = owner(session, caller, action, request.project)
-        own = None if caller.admin else caller.roles[project.id]
-        if own is not None and RANK[request.role] > RANK[own]:
+        own = Role.ADMIN if caller.admin else caller.roles.get(project.id)
+        if own is None or RANK[request.role] > RANK[own]:
             raise NotAllowed(
                 f"a token of project {project.name} with the role {request.role} would be allowed more than you, "
-                f"who are {own}",
-                next_step=f"give it the role {own}",
+                f"who are {own or 'none there'}",
+                next_step=f"give it the role {own}" if own else "ask a manager of the project",
             )
     secret = new_secret()
     row = Token(
