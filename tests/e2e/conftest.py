@@ -19,6 +19,7 @@ from bmi.lab.lab import Lab
 
 BUILD_DEADLINE = 600.0  # seconds
 IMAGE = "debian-12"
+NETWORK = "red-net"
 EMPTY = {"disks", "seeds", "exports", "sessions", "target_servers", "leases", "ports_in_use"}
 """What must not exist while no node is provisioned."""
 
@@ -74,6 +75,9 @@ class Site:
             for operation in asked:
                 ended = client.operations.wait(operation.id, timeout=120)
                 assert ended.state == "succeeded", ended
+            for network in client.networks.list():
+                if network.name != NETWORK:  # each has daemons of its own, which other tests count
+                    client.operations.wait(client.networks.delete(network.id).id, timeout=120)
 
 
 @pytest.fixture(scope="session")
@@ -85,7 +89,7 @@ def site() -> Iterator[Site]:
         lab.up(3, free_port(), lambda what, seconds: None)
         site = Site(lab)
         site.must("project", "create", "red")
-        site.must("network", "create", "red-net")
+        site.must("network", "create", NETWORK)
         site.must("image", "build", "debian", "--name", IMAGE, timeout=BUILD_DEADLINE)
         yield site
     finally:
