@@ -79,7 +79,7 @@ def attacker(site: Site, tmp_path: Path) -> Iterator[Attacker]:
     key = make_key(tmp_path)
     if "blue" not in {project["name"] for project in site.ask("project", "list")}:
         site.must("project", "create", "blue")
-        site.must("network", "create", "blue-net", "--project", "blue")
+    site.must("network", "create", "blue-net", "--project", "blue")
     site.must("image", "set", IMAGE, "--visibility", "public")
     with site.lab.client() as client:
 
