@@ -22,7 +22,7 @@ def logout() -> None:
             ended = f"nothing to end at the service ({error.message})"
     file = profile.path()
     mine = profile.load({"BMI_CLIENT_CONFIG": str(file)})
-    if mine.token is not None:
+    if mine.token is not None and mine.token == profile.load().token:  # else the environment's was used
         profile.save(replace(mine, token=None), file)
         ended += f"; the secret is forgotten in {file}"
     output.line(ended)

@@ -71,6 +71,17 @@ def test_logging_out_forgets_the_secret(logged_out: Service, bmi: Bmi, file: str
     assert bmi("whoami")[0] == 1
 
 
+def test_the_secret_of_the_environment_is_not_the_saved_one(
+    logged_out: Service, bmi: Bmi, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged_out.on("POST", "/login", Answer(SESSION, status=201))
+    logged_out.on("POST", "/logout", Answer(status=204))
+    bmi("login", logged_out.url, "--user", "ann", "--password-file", file)
+    monkeypatch.setenv("BMI_TOKEN", "another")
+    assert bmi("logout") == (0, "logged out\n", "")
+    assert 'token = "bmis_sesame"' in (tmp_path / "client.toml").read_text()
+
+
 @pytest.mark.parametrize("code", ["bad-request", "not-authenticated"])
 def test_what_is_no_session_any_more_is_forgotten_too(
     logged_out: Service, bmi: Bmi, file: str, tmp_path: Path, code: str
