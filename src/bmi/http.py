@@ -17,7 +17,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from bmi.access.authentication import authenticate
 from bmi.access.oidc import Provider
 from bmi.access.policy import Caller
-from bmi.access.secrets import digest
 from bmi.access.throttle import Rate, WrongTokens
 from bmi.api.common import Problem
 from bmi.audit import trail
@@ -73,15 +72,11 @@ def _caller(
 ) -> Caller:
     if credentials is None:
         raise NotAuthenticated("the request carries no token", next_step="log in: bmi login URL")
-    secret = credentials.credentials
-    service.wrong_tokens.refuse(origin, digest(secret), time.monotonic())
     try:
-        caller = authenticate(service.parts.db, secret, service.parts.settings.access)
+        return authenticate(service.parts.db, credentials.credentials, service.parts.settings.access)
     except NotAuthenticated:
-        service.wrong_tokens.wrong(origin, digest(secret), time.monotonic())
+        service.wrong_tokens.wrong(origin, time.monotonic())
         raise
-    service.wrong_tokens.good(digest(secret))
-    return caller
 
 
 Who = Annotated[Caller, Depends(_caller)]

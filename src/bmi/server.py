@@ -197,7 +197,6 @@ def build_app(parts: Parts, roles: Collection[Role] = EVERYTHING) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.service = Service(parts)
         work = Work(parts, roles)
         await run_in_threadpool(work.start)
         yield
@@ -244,4 +243,5 @@ def build_app(parts: Parts, roles: Collection[Role] = EVERYTHING) -> FastAPI:
     ):
         app.include_router(room.router, prefix="/v1")
     rules(app.routes)
+    app.state.service = Service(parts)
     return app

@@ -1,6 +1,5 @@
 """Who asks: what the secret of a token or of a session stands for."""
 
-from collections.abc import Mapping
 from datetime import timedelta
 from uuid import UUID
 
@@ -58,14 +57,13 @@ def _in_session(db: Db, secret: str, settings: Access) -> Caller:
         row = session.scalar(select(LogIn).where(LogIn.digest == digest(secret)))
         if row is None:
             raise _refused("session")
-        roles = roles_of(session, row.user_id)
-        trail.identified(row.user.name, row.id, _only(roles))
+        found = caller_of(session, row)
+        trail.identified(found.name, row.id, found.project)
         clock = db.clock(session)
         if clock >= min(row.expires_at, row.used_at + timedelta(seconds=settings.session_idle)):
             raise _refused("session")
         if row.user.disabled:
             raise _disabled(row.user)
-        found = caller_of(session, row)
         stale = clock - row.used_at > _TO_THE_MINUTE
     if stale:
         with db.write(alone=False) as session:
@@ -77,7 +75,7 @@ def _in_session(db: Db, secret: str, settings: Access) -> Caller:
 def _service(token: Token) -> Caller:
     admin = token.role is Role.ADMIN
     roles = {} if token.project_id is None else {token.project_id: token.role}
-    return Caller(token.name, admin=admin, roles=roles, token=token.id, token_role=token.role)
+    return Caller(token.name, admin=admin, roles=roles, token=token.id)
 
 
 def _of_user(session: Session, token: Token, user: User, name: str) -> Caller:
@@ -86,16 +84,10 @@ def _of_user(session: Session, token: Token, user: User, name: str) -> Caller:
         raise _disabled(user)
     if token.role is Role.ADMIN:
         roles = roles_of(session, user.id)
-        return Caller(
-            name, admin=user.admin, roles=roles, user=user.id, token=token.id, token_role=token.role
-        )
+        return Caller(name, admin=user.admin, roles=roles, user=user.id, token=token.id)
     allowed = Role.MANAGER if user.admin else roles_of(session, user.id).get(token.project_id or user.id)
     roles = {token.project_id: least_of(token.role, allowed)} if allowed and token.project_id else {}
-    return Caller(name, roles=roles, user=user.id, token=token.id, token_role=token.role)
-
-
-def _only(roles: Mapping[UUID, Role]) -> UUID | None:
-    return next(iter(roles)) if len(roles) == 1 else None
+    return Caller(name, roles=roles, user=user.id, token=token.id)
 
 
 def _refused(what: str) -> NotAuthenticated:

@@ -133,8 +133,6 @@ class Caller:
     """The token that the request carries; None in a session."""
     session: UUID | None = None
     """The session that the request is part of."""
-    token_role: Role | None = None
-    """The role that the token was made with."""
 
     @property
     def project(self) -> UUID | None:

@@ -95,12 +95,12 @@ def create_token(service: TheService, who: Who, body: wire.TokenCreate) -> wire.
 @router.get("/tokens", dependencies=[asks(Action.TOKEN_READ)])
 def list_tokens(service: TheService, who: Who, paging: Pages) -> Page[wire.Token]:
     """List tokens, without their secrets: those of projects that the caller manages, and his own."""
-    if who.user is None:
+    if who.session is None:
         authorize_somewhere(who, Action.TOKEN_READ, thing="tokens")
     with service.parts.db.read() as session:
         query = select(Token)
         if not who.admin:
-            own = [Token.user_id == who.user] if who.user else []
+            own = [Token.user_id == who.user] if who.session else []
             query = query.where(or_(Token.project_id.in_(who.projects(Action.TOKEN_READ)), *own))
         rows, following = page(session, query, Token, limit=paging.limit, cursor=paging.cursor)
         return Page(items=[_token(row) for row in rows], next=following)

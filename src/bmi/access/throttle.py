@@ -21,7 +21,7 @@ from bmi.db import Db
 from bmi.errors import TooManyAttempts
 from bmi.settings import Access
 
-_MANY = 10_000  # addresses, and tokens, that a process remembers
+_MANY = 10_000  # addresses that a process remembers
 _IPV6_SITE = 64  # bits; who has one address of it has all of them
 
 
@@ -106,43 +106,27 @@ def _known(session: Session, keys: Iterable[str]) -> dict[str, Attempts]:
 
 @dataclass
 class WrongTokens:
-    """Who came with tokens that are none, in this process. Thread-safe, and bounded."""
+    """Who came with tokens that are none, in this process. Thread-safe, and bounded.
+
+    Good tokens are let through whatever others at the same address do: that may be a proxy, or a whole site.
+    """
 
     rate: Rate
     _free_at: OrderedDict[str, float] = field(default_factory=OrderedDict)
-    _good: OrderedDict[str, None] = field(default_factory=OrderedDict)
-    """Digests that were good a moment ago: they go on where a neighbour at the same address does not."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def refuse(self, address: str, digest: str, clock: float) -> None:
-        """Refuse a token from where too many wrong ones came, unless it was good a moment ago.
+    def wrong(self, address: str, clock: float) -> None:
+        """Count a wrong token.
 
         Raises:
-            TooManyAttempts: There were too many.
+            TooManyAttempts: There were too many from there.
         """
-        with self._lock:
-            if digest in self._good:
-                return
-            wait = self.rate.wait(self._free_at.get(source(address), clock) - clock)
-        if wait:
-            raise TooManyAttempts("too many wrong tokens from your address", retry_after=wait)
-
-    def wrong(self, address: str, digest: str, clock: float) -> None:
-        """Count a wrong token."""
         key = source(address)
         with self._lock:
-            self._good.pop(digest, None)
-            self._free_at[key] = max(self._free_at.pop(key, clock), clock) + self.rate.pause
-            _bound(self._free_at)
-
-    def good(self, digest: str) -> None:
-        """Remember a token that is one."""
-        with self._lock:
-            self._good[digest] = None
-            self._good.move_to_end(digest)
-            _bound(self._good)
-
-
-def _bound(remembered: OrderedDict[str, float] | OrderedDict[str, None]) -> None:
-    while len(remembered) > _MANY:
-        remembered.popitem(last=False)
+            free_at = max(self._free_at.pop(key, clock), clock)
+            wait = self.rate.wait(free_at - clock)
+            self._free_at[key] = free_at if wait else free_at + self.rate.pause
+            while len(self._free_at) > _MANY:
+                self._free_at.popitem(last=False)
+        if wait:
+            raise TooManyAttempts("too many wrong tokens from your address", retry_after=wait)

@@ -52,6 +52,7 @@ def change(session: Session, ref: str, request: wire.UserChange) -> User:
         WrongState: There would be no admin left.
     """
     row = find_user(session, ref)
+    was_admin = _lets_others_in(row)
     if request.admin is not None and request.admin != row.admin:
         if row.issuer is not None:
             raise BadRequest(
@@ -64,7 +65,8 @@ def change(session: Session, ref: str, request: wire.UserChange) -> User:
         if row.disabled:
             end_sessions(session, row.id)
     session.flush()
-    require_an_admin(session)
+    if was_admin and not _lets_others_in(row):
+        _require_an_admin(session)
     return row
 
 
@@ -75,9 +77,12 @@ def remove(session: Session, ref: str) -> None:
         NotFound: There is none.
         WrongState: There would be no admin left.
     """
-    session.delete(find_user(session, ref))
+    row = find_user(session, ref)
+    was_admin = _lets_others_in(row)
+    session.delete(row)
     session.flush()
-    require_an_admin(session)
+    if was_admin:
+        _require_an_admin(session)
 
 
 def set_password(db: Db, ref: str, password: str) -> None:
@@ -138,7 +143,11 @@ def end_sessions(session: Session, user: UUID, *, but: UUID | None = None) -> No
     session.execute(statement if but is None else statement.where(LogIn.id != but))
 
 
-def require_an_admin(session: Session) -> None:
+def _lets_others_in(row: User) -> bool:
+    return row.admin and not row.disabled
+
+
+def _require_an_admin(session: Session) -> None:
     """Refuse what would leave nobody who can let others in.
 
     Raises:
@@ -254,17 +263,17 @@ def delete_token(session: Session, caller: Caller, ref: str) -> None:
         NotAllowed: It is of his project, and not his to revoke.
         WrongState: There would be no admin left.
     """
-    own = Token.user_id == caller.user if caller.user else None
-    row = (
-        session.scalar(select(Token).where(own, or_(Token.name == ref, Token.id == as_id(ref))))
-        if own is not None
-        else None
-    )
+    row = None
+    if caller.session is not None:  # a token of his is not good for ending the others
+        same = or_(Token.name == ref, Token.id == as_id(ref))
+        row = session.scalar(select(Token).where(Token.user_id == caller.user, same))
     if row is None:
         row = find_owned(session, caller, Token, ref, Action.TOKEN_WRITE, project=None)
+    was_admin = row.role is Role.ADMIN and row.user_id is None
     session.delete(row)
     session.flush()
-    require_an_admin(session)
+    if was_admin:
+        _require_an_admin(session)
 
 
 def _require_password(row: User) -> None:
