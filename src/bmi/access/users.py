@@ -1,5 +1,7 @@
 """Use cases of users, of what they may do in projects, and of their tokens."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from uuid import UUID
 
 from sqlalchemy import delete, exists, or_, select
@@ -52,21 +54,18 @@ def change(session: Session, ref: str, request: wire.UserChange) -> User:
         WrongState: There would be no admin left.
     """
     row = find_user(session, ref)
-    was_admin = _lets_others_in(row)
-    if request.admin is not None and request.admin != row.admin:
-        if row.issuer is not None:
-            raise BadRequest(
-                f"whether user {row.name} is an admin comes from groups of {row.issuer}",
-                next_step="change the groups there, or setting oidc.groups",
-            )
-        row.admin = request.admin
-    if request.disabled is not None:
-        row.disabled = request.disabled
-        if row.disabled:
-            end_sessions(session, row.id)
-    session.flush()
-    if was_admin and not _lets_others_in(row):
-        _require_an_admin(session)
+    with _keeping_an_admin(session):
+        if request.admin is not None and request.admin != row.admin:
+            if row.issuer is not None:
+                raise BadRequest(
+                    f"whether user {row.name} is an admin comes from groups of {row.issuer}",
+                    next_step="change the groups there, or setting oidc.groups",
+                )
+            row.admin = request.admin
+        if request.disabled is not None:
+            row.disabled = request.disabled
+            if row.disabled:
+                end_sessions(session, row.id)
     return row
 
 
@@ -77,12 +76,8 @@ def remove(session: Session, ref: str) -> None:
         NotFound: There is none.
         WrongState: There would be no admin left.
     """
-    row = find_user(session, ref)
-    was_admin = _lets_others_in(row)
-    session.delete(row)
-    session.flush()
-    if was_admin:
-        _require_an_admin(session)
+    with _keeping_an_admin(session):
+        session.delete(find_user(session, ref))
 
 
 def set_password(db: Db, ref: str, password: str) -> None:
@@ -143,22 +138,26 @@ def end_sessions(session: Session, user: UUID, *, but: UUID | None = None) -> No
     session.execute(statement if but is None else statement.where(LogIn.id != but))
 
 
-def _lets_others_in(row: User) -> bool:
-    return row.admin and not row.disabled
-
-
-def _require_an_admin(session: Session) -> None:
-    """Refuse what would leave nobody who can let others in.
+@contextmanager
+def _keeping_an_admin(session: Session) -> Iterator[None]:
+    """Refuse what leaves nobody who can let others in, where there was somebody.
 
     Raises:
         WrongState: No enabled user and no token without an end is an admin any more.
     """
-    robots = exists().where(Token.role == Role.ADMIN, Token.user_id.is_(None), Token.expires_at.is_(None))
-    people = exists().where(User.admin, User.disabled.is_(False))
-    if not session.scalar(select(or_(robots, people))):
+    had = _has_an_admin(session)
+    yield
+    session.flush()
+    if had and not _has_an_admin(session):
         raise WrongState(
             "there would be no admin left", next_step="make another one first: bmi user create NAME --admin"
         )
+
+
+def _has_an_admin(session: Session) -> bool:
+    robots = exists().where(Token.role == Role.ADMIN, Token.user_id.is_(None), Token.expires_at.is_(None))
+    people = exists().where(User.admin, User.disabled.is_(False))
+    return bool(session.scalar(select(or_(robots, people))))
 
 
 # --- what users may do in projects -------------------------------------------------------------------------
@@ -269,11 +268,8 @@ def delete_token(session: Session, caller: Caller, ref: str) -> None:
         row = session.scalar(select(Token).where(Token.user_id == caller.user, same))
     if row is None:
         row = find_owned(session, caller, Token, ref, Action.TOKEN_WRITE, project=None)
-    was_admin = row.role is Role.ADMIN and row.user_id is None
-    session.delete(row)
-    session.flush()
-    if was_admin:
-        _require_an_admin(session)
+    with _keeping_an_admin(session):
+        session.delete(row)
 
 
 def _require_password(row: User) -> None:

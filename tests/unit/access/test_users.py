@@ -311,6 +311,7 @@ def test_where_all_admins_end_others_are_removed_all_the_same(people: People, pa
     assert status(people.api, "DELETE", "/tokens/t") == 204
     assert status(people.api, "PATCH", "/users/ann", json={"disabled": True}) == 200
     assert status(people.api, "DELETE", "/users/ann") == 204
+    assert status(people.api, "DELETE", "/tokens/admin") == 204  # it was to end anyway
 
 
 # --- tokens of users -------------------------------------------------------------------------------------------
