@@ -140,7 +140,8 @@ class House:
 
     def furnish(self) -> None:
         """Make what every scenario begins with: a project, a network, an image, two nodes."""
-        assert self.api.post("/v1/projects", json={"name": PROJECT}).status_code == 201
+        answer = self.api.post("/v1/projects", json={"name": PROJECT})
+        assert answer.status_code == 201, answer.text
         self.done("POST", "/networks", {"name": NETWORK, "project": PROJECT})
         self.image(IMAGE)
         for number, name in enumerate(NODES, start=1):

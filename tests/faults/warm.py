@@ -13,7 +13,6 @@ from fastapi import FastAPI
 from sqlalchemy import URL, Engine
 
 from bmi import connect
-from bmi.http import Service
 from bmi.provisioning import engine
 
 _open_engine = connect.open_engine
@@ -25,9 +24,10 @@ class _Kept:
 
 
 def app(new: FastAPI) -> FastAPI:
-    """Return the application whose routes are worked out, with the life of a new one."""
+    """Return the application whose routes are worked out, with the life and the state of a new one."""
     if _Kept.app is None:
         return new
+    _Kept.app.state = new.state
     _Kept.app.router.lifespan_context = new.router.lifespan_context
     return _Kept.app
 
@@ -48,7 +48,6 @@ def warm_up(folder: Path) -> None:
 
     house = House(folder)
     _Kept.app, _Kept.engine = house.api.app, house.parts.db.engine  # type: ignore[assignment]
-    _Kept.app.state.service = Service(house.parts)
     current = engine._Current
     current.parts, current.worker, current.ending = house.parts, "warm", Event()
     current.active, current.dropped = set(), set()
