@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -257,29 +258,29 @@ class Service:
                 "conf": str(self.ceph.conf),
             }
         lines = [
-            f"state_dir = {_toml(str(self.state(member.name)))}",
-            f"key_file = {_toml(str(self._folder / 'secret.key'))}",
+            f"state_dir = {toml(str(self.state(member.name)))}",
+            f"key_file = {toml(str(self._folder / 'secret.key'))}",
             "[api]",
             f"port = {self._layout.api_port}",
-            *(["[database]", f"url = {_toml(database)}"] if database else []),
+            *(["[database]", f"url = {toml(database)}"] if database else []),
             "[storage]",
-            f"driver = {_toml(storage)}",
-            f"options = {_toml(options)}",
+            f"driver = {toml(storage)}",
+            f"options = {toml(options)}",
             "[leg]",
             'driver = "ovs"',
-            f"options = {_toml(self._leg_options())}",
+            f"options = {toml(self._leg_options())}",
             f"[switches.{SWITCH}]",
             'driver = "ovs"',
-            f"options = {_toml(switch)}",
+            f"options = {toml(switch)}",
             "[gateway]",
-            f"name = {_toml(member.name)}",
+            f"name = {toml(member.name)}",
             "[worker]",
-            f"name = {_toml(member.name)}",
+            f"name = {toml(member.name)}",
         ]
         return "\n".join(lines) + "\n"
 
 
-def _toml(value: str | dict[str, str]) -> str:
+def toml(value: str | Mapping[str, str]) -> str:
     """Return a text, or a table of texts, as TOML writes it: JSON's strings are TOML's too."""
     if isinstance(value, str):
         return json.dumps(value)
