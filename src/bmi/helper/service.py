@@ -84,10 +84,12 @@ class HelperService:
         """Take no calls any more, and let those that run end. What was started goes on."""
         self.end()
         with self._guard:
-            running = list(self._calls)
+            running, houses = list(self._calls), list(self._houses.values())
+        for house in houses:
+            house.dismiss()
         for thread in running:
             thread.join(_ENDING)
-        for house in self._houses.values():
+        for house in houses:
             house.close()
 
     # --- one call ----------------------------------------------------------------------------------------
@@ -223,12 +225,16 @@ class _House:
             with self._guard:
                 self._watchers.discard(ended)
 
+    def dismiss(self) -> None:
+        """Let those who watch see that it is over."""
+        with self._guard:
+            for ended in self._watchers:
+                ended.put(None)
+
     def close(self) -> None:
         """Let go of connections."""
         with self._guard:
             made, self._made = list(self._made.values()), {}
-            for ended in self._watchers:
-                ended.put(None)
         for each in made:
             each.close()
 

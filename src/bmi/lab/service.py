@@ -2,6 +2,7 @@
 
 import json
 import os
+import pwd
 import shutil
 import sys
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from bmi.client.errors import ClientError
 from bmi.drivers import Site, load
 from bmi.drivers.leg import Legs
 from bmi.drivers.storage import Storage
+from bmi.drivers.storage.local import LocalStorage
 from bmi.errors import CommandFailed, InUse
 from bmi.lab.ceph import Ceph
 from bmi.lab.layout import BRIDGE, SWITCH, Layout, Store
@@ -28,6 +30,9 @@ _UPGRADE = 120.0  # seconds that making the tables may take
 _RUN = Path("/run/bmi")  # where the service shows files to dnsmasq's user
 _POOL_SIZE = "40G"  # of the storage pool; sparse, so it costs what is written
 _CEPH_USER = "bmi"
+_USER = "bmi"  # whom scripts/setup makes
+_HELPER = "helper"
+_CACHE = Path("/var/cache/bmi")  # of built images; labs share it, one after the other
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,11 @@ class Service:
         """The first admin's."""
         return (self.state(self.members[0].name) / "admin.token").read_text().strip()
 
+    @property
+    def _processes(self) -> tuple[Member, ...]:
+        """The helper, if there is one, and then its processes."""
+        return (*((Member(_HELPER, "helper"),) if self._layout.user else ()), *self.members)
+
     def state(self, name: str) -> Path:
         """Return a process's state folder."""
         return self._folder / name
@@ -95,18 +105,20 @@ class Service:
         """Bring the database and the storage up that several processes share; one alone needs none."""
         if self._layout.store is Store.LOCAL:
             return
-        self._folder.chmod(0o711)  # PostgreSQL runs as a user of its own
         self.postgres.up()
         self.ceph.up()
-        self.ceph.add_user(_CEPH_USER)
-        self._write_settings()
+        keyring = self.ceph.add_user(_CEPH_USER)
+        if self._layout.user:
+            shutil.chown(keyring, self._layout.user)
+            self.ceph.folder.chmod(0o711)
+        self._make_folders()
         config = self._settings_file(self.members[0].name)
-        run([sys.executable, "-m", "bmi.cli", "db", "upgrade", "--config", config], timeout=_UPGRADE)
+        run([*self._bmi("db"), "upgrade", "--config", config], timeout=_UPGRADE)
 
     def start(self) -> None:
         """Start every process that does not run, and wait until all of them work."""
-        self._write_settings()
-        for member in self.members:
+        self._make_folders()
+        for member in self._processes:
             self.launch(member.name)
         client = Client(self._layout.api_url)
         wait_until(
@@ -127,12 +139,17 @@ class Service:
     def launch(self, name: str) -> None:
         """Start a process, unless it runs."""
         if self.process(name) is None:
-            member = next(member for member in self.members if member.name == name)
+            member = next(member for member in self._processes if member.name == name)
             processes.start(
-                [sys.executable, "-m", "bmi.cli", member.command, "--config", self._settings_file(name)],
+                [*self._bmi(member.command), "--config", self._settings_file(name)],
                 record=self._folder / f"{name}.json",
                 log=self.log(name),
             )
+
+    def _bmi(self, command: str) -> list[str]:
+        """Return the words that run one of `bmi`'s commands as the service's user; the helper stays root."""
+        user = None if command == _HELPER else self._layout.user
+        return [*(_become(user) if user else ()), sys.executable, "-m", "bmi.cli", command]
 
     def _answers(self, client: Client) -> bool:
         self._require_alive()
@@ -150,7 +167,7 @@ class Service:
         }
 
     def _require_alive(self) -> None:
-        for member in self.members:
+        for member in self._processes:
             if self.process(member.name) is None:
                 said = self.log(member.name).read_text(errors="replace").strip().splitlines()
                 raise CommandFailed(
@@ -162,13 +179,13 @@ class Service:
 
     def stop(self) -> None:
         """End the processes; what nodes use goes on."""
-        found = [process for member in self.members if (process := self.process(member.name))]
+        found = [process for member in reversed(self._processes) if (process := self.process(member.name))]
         for process in found:
             process.stop()
 
     def end_daemons(self) -> None:
         """End the targets and DHCP servers of all gateways."""
-        for member in self.members:
+        for member in self._processes:
             for process in processes.recorded_below(self.state(member.name)):
                 process.stop(kill=True)
         for site in self.gateway_sites():
@@ -239,11 +256,46 @@ class Service:
     def _leg_options(self) -> dict[str, str]:
         return {"database": self._switch.db, "bridge": BRIDGE, "namespace": self._layout.namespace}
 
-    def _write_settings(self) -> None:
-        for member in self.members:
+    def _make_folders(self) -> None:
+        """Make what the processes find when they start, theirs where it should be: folders, settings, a pool."""
+        user = self._layout.user
+        for member in self._processes:
             file = self._settings_file(member.name)
             with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
                 out.write(self._settings(member))
+            self.state(member.name).mkdir(mode=0o700, exist_ok=True)
+            if user and member.command != _HELPER:
+                shutil.chown(file, user)
+                shutil.chown(self.state(member.name), user)
+        self._keys.mkdir(mode=0o700, exist_ok=True)
+        if user:
+            shutil.chown(self._keys, user)
+            _own(_CACHE, user)
+            if self._layout.store is Store.LOCAL:
+                self._mount_pool(user)
+
+    def _mount_pool(self, user: str) -> None:
+        """Mount the storage's pool, which takes root's rights."""
+        for member in self.members:
+            site = Site(self.state(member.name), "0" * 8)
+            local = LocalStorage({"pool_size": _POOL_SIZE}, site)
+            pool = local.mount()
+            for folder in (self.state(member.name) / "storage", pool):
+                shutil.chown(folder, user)
+
+    @property
+    def _keys(self) -> Path:
+        return self._folder / "keys"
+
+    def _helper_settings(self) -> list[str]:
+        if not self._layout.user:
+            return []
+        return [
+            "[helper]",
+            f"socket = {toml(str(self._folder / 'helper.socket' / 'socket'))}",
+            f"state_dir = {toml(str(self.state(_HELPER)))}",
+            f"user = {toml(self._layout.user)}",
+        ]
 
     def _settings(self, member: Member) -> str:
         switch = {"database": self._switch.db, "bridge": BRIDGE}
@@ -259,7 +311,8 @@ class Service:
             }
         lines = [
             f"state_dir = {toml(str(self.state(member.name)))}",
-            f"key_file = {toml(str(self._folder / 'secret.key'))}",
+            f"cache_dir = {toml(str(_CACHE))}",
+            f"key_file = {toml(str(self._keys / 'secret.key'))}",
             "[api]",
             f"port = {self._layout.api_port}",
             *(["[database]", f"url = {toml(database)}"] if database else []),
@@ -272,12 +325,42 @@ class Service:
             f"[switches.{SWITCH}]",
             'driver = "ovs"',
             f"options = {toml(switch)}",
+            *self._helper_settings(),
             "[gateway]",
             f"name = {toml(member.name)}",
             "[worker]",
             f"name = {toml(member.name)}",
         ]
         return "\n".join(lines) + "\n"
+
+
+def service_user(folder: Path) -> str | None:
+    """Return whom the service of a lab in a folder can run as; root if None.
+
+    That user has to exist, and to get at the folder and at BMI's own program.
+    """
+    try:
+        pwd.getpwnam(_USER)
+        run([*_become(_USER), "test", "-x", folder])
+        run([*_become(_USER), sys.executable, "-c", "import bmi"])
+    except (KeyError, CommandFailed):
+        return None
+    return _USER
+
+
+def _become(user: str) -> list[str]:
+    return ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--inh-caps=-all", "--"]
+
+
+def _own(folder: Path, user: str) -> None:
+    """Give a folder, and all that is in it, to a user, unless it is his."""
+    uid, gid = pwd.getpwnam(user)[2:4]
+    folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+    if folder.stat().st_uid != uid:
+        for found, folders, files, descriptor in os.fwalk(folder, topdown=False):
+            for name in (*folders, *files):
+                os.chown(name, uid, gid, dir_fd=descriptor, follow_symlinks=False)
+            os.chown(found, uid, gid, follow_symlinks=False)
 
 
 def toml(value: str | Mapping[str, str]) -> str:
