@@ -17,12 +17,14 @@ from tests.e2e.conftest import IMAGE, Measured, Site
 DEADLINE = 120.0  # seconds until what was interrupted has ended
 NODES = ("n1", "n2", "n3")
 FOLDERS = {"tgtd": "target", "dnsmasq": "boot"}
-"""Where the service keeps the records of its daemons."""
+"""Where the service, and its helper, keep the records of their daemons."""
 AWAY = 3.0  # seconds until somebody has started the switch again
 
 
 def daemons(site: Site, program: str) -> list[Process]:
-    return processes.recorded_below(site.lab.service.state("service") / FOLDERS[program])
+    service = site.lab.service
+    homes = [service.state("service"), *service.state("helper").glob("*")]
+    return [found for home in homes for found in processes.recorded_below(home / FOLDERS[program])]
 
 
 def provision(client: Client, nodes: Sequence[str], until: Milestone = Milestone.POWER) -> list[Operation]:

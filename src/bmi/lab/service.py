@@ -21,7 +21,7 @@ from bmi.errors import CommandFailed, InUse
 from bmi.lab.ceph import Ceph
 from bmi.lab.layout import BRIDGE, SWITCH, Layout, Store
 from bmi.lab.openvswitch import OpenVSwitch
-from bmi.lab.postgres import Postgres
+from bmi.lab.postgres import ROLE, Postgres
 from bmi.run import run
 from bmi.wait import wait_until
 
@@ -109,7 +109,8 @@ class Service:
         self.ceph.up()
         keyring = self.ceph.add_user(_CEPH_USER)
         if self._layout.user:
-            shutil.chown(keyring, self._layout.user)
+            for file in (keyring, self.ceph.conf):
+                shutil.chown(file, self._layout.user)
             self.ceph.folder.chmod(0o711)
         self._make_folders()
         config = self._settings_file(self.members[0].name)
@@ -268,8 +269,12 @@ class Service:
                 shutil.chown(file, user)
                 shutil.chown(self.state(member.name), user)
         self._keys.mkdir(mode=0o700, exist_ok=True)
+        if self._layout.store is Store.CEPH:
+            shutil.copy(self.postgres.password_file, self._password_file)
+            self._password_file.chmod(0o600)
         if user:
-            shutil.chown(self._keys, user)
+            for mine in (self._keys, *self._keys.iterdir()):
+                shutil.chown(mine, user)
             _own(_CACHE, user)
             if self._layout.store is Store.LOCAL:
                 self._mount_pool(user)
@@ -282,6 +287,10 @@ class Service:
             pool = local.mount()
             for folder in (self.state(member.name) / "storage", pool):
                 shutil.chown(folder, user)
+
+    @property
+    def _password_file(self) -> Path:
+        return self._keys / "pgpass"
 
     @property
     def _keys(self) -> Path:
@@ -302,7 +311,7 @@ class Service:
         if self._layout.store is Store.LOCAL:
             database, storage, options = None, "local", {"pool_size": _POOL_SIZE}
         else:
-            database, storage = self.postgres.url, "rbd"
+            database, storage = self.postgres.url_of(ROLE, self._password_file), "rbd"
             options = {
                 "pool": self.ceph.pool,
                 "user": _CEPH_USER,
