@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from signal import SIGKILL, SIGSTOP, Signals
 
+import psutil
 import pytest
 
 from bmi import processes
@@ -24,7 +25,15 @@ AWAY = 3.0  # seconds until somebody has started the switch again
 def daemons(site: Site, program: str) -> list[Process]:
     service = site.lab.service
     homes = [service.state("service"), *service.state("helper").glob("*")]
-    return [found for home in homes for found in processes.recorded_below(home / FOLDERS[program])]
+    found = [each for home in homes for each in processes.recorded_below(home / FOLDERS[program])]
+    return [each for each in found if _name(each) == program]  # not the forwarders of tgtd
+
+
+def _name(process: Process) -> str:
+    try:
+        return psutil.Process(process.pid).name()
+    except psutil.NoSuchProcess:
+        return ""
 
 
 def provision(client: Client, nodes: Sequence[str], until: Milestone = Milestone.POWER) -> list[Operation]:
