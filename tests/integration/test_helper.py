@@ -6,6 +6,7 @@ import secrets
 import signal
 import socket
 import struct
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -29,8 +30,9 @@ from bmi.drivers.storage import Backing
 from bmi.drivers.switch import PortVlans
 from bmi.drivers.target import Export, Lun, Portal
 from bmi.drivers.target.tgt import TgtTarget
-from bmi.errors import AddressTaken, BadRequest, HelperUnavailable, LegError, NotAllowed, PortTaken
+from bmi.errors import AddressTaken, BadRequest, BmiError, HelperUnavailable, LegError, NotAllowed, PortTaken
 from bmi.helper.client import HelpedDnsmasq, HelpedLegs, HelpedRights, HelpedSwitch, Helper
+from bmi.helper.id_maps import IdRange, Ids
 from bmi.helper.service import listen
 from bmi.helper.wire import MOST, Broken, receive, send
 from bmi.ids import new_id
@@ -535,3 +537,81 @@ def test_a_helper_that_is_asked_to_end_finishes_what_it_does(bench: Bench) -> No
     assert bench.helper.process.wait(20) == 0
     bench.helper.process = None
     assert [leg.complete for leg in results] == [True]
+
+
+# --- ids of user namespaces ----------------------------------------------------------------------------------
+
+
+@contextmanager
+def apart(user: int) -> Iterator[int]:
+    """Give a process of a user in a user namespace of its own, whose ids are not set."""
+    words = [
+        "setpriv",
+        f"--reuid={user}",
+        f"--regid={user}",
+        "--clear-groups",
+        "--",
+        "unshare",
+        "--user",
+        "cat",
+    ]
+    with subprocess.Popen(words, stdin=subprocess.PIPE) as process:
+        own = Path("/proc/self/ns/user").stat().st_ino
+        try:
+            wait_until(
+                lambda: Path(f"/proc/{process.pid}/ns/user").stat().st_ino != own,
+                deadline=10,
+                what="the namespace",
+                next_step="",
+            )
+            yield process.pid
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def given() -> Iterator[range]:
+    """Give ids to the user, as the host's administrator does."""
+    files = {Path(f"/etc/sub{ids}"): Path(f"/etc/sub{ids}").read_text() for ids in Ids}
+    try:
+        for file in files:
+            with file.open("a") as more:
+                more.write(f"{USER}:700000:65536\n")
+        yield range(700000, 765536)
+    finally:
+        for file, text in files.items():
+            file.write_text(text)
+
+
+def test_the_users_own_namespaces_get_the_ids_that_are_given_to_him(bench: Bench, given: range) -> None:
+    helper = bench.helper.client("00000000")
+    with apart(USER) as pid:
+        ranges = [IdRange(0, given.start, 65535), IdRange(65535, USER, 1)]
+        helper.call("ids.write", pid=pid, ids=Ids.USERS, ranges=ranges)
+        helper.call("ids.write", pid=pid, ids=Ids.GROUPS, ranges=[IdRange(0, given.start, 65536)])
+        found = [line.split() for line in Path(f"/proc/{pid}/uid_map").read_text().splitlines()]
+        assert found == [["0", "700000", "65535"], ["65535", str(USER), "1"]]
+        assert Path(f"/proc/{pid}/gid_map").read_text().split() == ["0", "700000", "65536"]
+        with pytest.raises(BadRequest, match="cannot be set: Operation not permitted"):
+            helper.call("ids.write", pid=pid, ids=Ids.USERS, ranges=ranges)  # the kernel allows it once
+
+
+def test_no_other_ids_and_no_other_namespaces_are_touched(bench: Bench, given: range) -> None:
+    def refused(pid: int, inside: int, outside: int, count: int, *, of: type[BmiError] = NotAllowed) -> None:
+        with pytest.raises(of):
+            bench.helper.client("00000000").call(
+                "ids.write", pid=pid, ids=Ids.USERS, ranges=[IdRange(inside, outside, count)]
+            )
+
+    with apart(USER) as pid:
+        for outside, count in ((0, 1), (0, 1 << 32), (given.start - 1, 2), (given.start, 65537), (USER + 1, 1),
+                               (given.start, 0), (given.start, -1)):  # fmt: skip
+            refused(pid, 0, outside, count)
+        assert Path(f"/proc/{pid}/uid_map").read_text() == ""
+    with apart(USER + 1) as pid:  # somebody else's
+        refused(pid, 0, given.start, 10)
+        assert Path(f"/proc/{pid}/uid_map").read_text() == ""
+    refused(os.getpid(), 0, given.start, 10)  # the host's
+    refused(1, 0, given.start, 10, of=BmiError)
+    refused(1 << 30, 0, given.start, 10, of=BadRequest)
+    refused(-1, 0, given.start, 10, of=BadRequest)

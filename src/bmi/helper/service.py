@@ -22,7 +22,8 @@ from bmi.drivers import Site, load
 from bmi.drivers.leg import Leg, Legs
 from bmi.drivers.switch import Switch
 from bmi.errors import BadRequest, BmiError, NotAllowed, PortTaken, SettingsInvalid
-from bmi.helper.verbs import DNSMASQ, LEGS, RIGHTS, SWITCH, VERBS, WATCH, Verb
+from bmi.helper.id_maps import IdMaps
+from bmi.helper.verbs import DNSMASQ, IDS, LEGS, RIGHTS, SWITCH, VERBS, WATCH, Verb
 from bmi.helper.wire import Broken, receive, send
 from bmi.rights import OWN
 from bmi.settings import Settings
@@ -208,6 +209,7 @@ class _House:
             DNSMASQ: self._dnsmasq,
             SWITCH: lambda: self._switch(switch),
             RIGHTS: lambda: OWN,
+            IDS: lambda: IdMaps(user_id(self._settings.helper.user)),
         }
         method: Callable[..., Any] = getattr(owners[family](), name)
         return method

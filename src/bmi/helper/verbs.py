@@ -1,4 +1,4 @@
-"""The verbs of the helper: methods of three protocols and of `Dnsmasq`, with the types that they declare there.
+"""The verbs of the helper: methods of drivers and of what is like one, with the types that they declare there.
 
 A call's arguments are checked against those types on both sides, so that nothing gets through but what the methods
 are made for.
@@ -14,9 +14,10 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, create_model
 from bmi.boot.dnsmasq import Dnsmasq
 from bmi.drivers.leg import Legs
 from bmi.drivers.switch import Switch
+from bmi.helper.id_maps import IdMaps
 from bmi.rights import Rights
 
-LEGS, SWITCH, DNSMASQ, RIGHTS = "legs", "switch", "dnsmasq", "rights"
+LEGS, SWITCH, DNSMASQ, RIGHTS, IDS = "legs", "switch", "dnsmasq", "rights", "ids"
 WATCH = "dnsmasq.watch"
 """Not a method: whoever asks is told from then on of each network whose dnsmasq ended."""
 
@@ -24,6 +25,7 @@ _METHODS: dict[str, tuple[type, tuple[str, ...]]] = {
     LEGS: (Legs, ("up", "renew", "down", "legs", "mtus")),
     SWITCH: (Switch, ("configure", "port", "ports")),
     DNSMASQ: (Dnsmasq, ("serve", "stop", "end_if_hung", "answers", "running", "leases", "events")),
+    IDS: (IdMaps, ("write",)),
     RIGHTS: (Rights, ("socket_inside", "dhcp_sockets", "let_in", "tcp_table", "listening")),
 }
 _SOCKETS = ("rights.socket_inside", "rights.dhcp_sockets")

@@ -358,7 +358,8 @@ def service_user(folder: Path) -> str | None:
 
 
 def _become(user: str) -> list[str]:
-    return ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--inh-caps=-all", "--"]
+    no_rights = ("--inh-caps=-all", "--bounding-set=-all", "--no-new-privs")
+    return ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", *no_rights, "--"]
 
 
 def _own(folder: Path, user: str) -> None:

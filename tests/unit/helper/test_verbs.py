@@ -17,6 +17,7 @@ from bmi.drivers.leg import Leg, Legs
 from bmi.drivers.switch import PortState, PortVlans, Switch
 from bmi.errors import AddressTaken, BmiError, LegError
 from bmi.helper.client import HelpedDnsmasq, HelpedLegs, HelpedRights, HelpedSwitch, _raised
+from bmi.helper.id_maps import IdRange, Ids
 from bmi.helper.service import _described
 from bmi.helper.verbs import VERBS
 from bmi.helper.wire import Broken, receive, send
@@ -53,6 +54,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "dnsmasq.running": {},
     "dnsmasq.leases": {"network": NETWORK},
     "dnsmasq.events": {"network": NETWORK, "again": True},
+    "ids.write": {"pid": 7, "ids": Ids.USERS, "ranges": [IdRange(0, 100000, 65536), IdRange(65536, 995, 1)]},
     "rights.socket_inside": {
         "namespace": LEG.namespace,
         "family": socket.AF_INET,
