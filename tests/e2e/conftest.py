@@ -8,14 +8,17 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from bmi.api.doctor import Report
 from bmi.lab.lab import Lab
+from bmi.processes import Process
 
 BUILD_DEADLINE = 600.0  # seconds
 IMAGE = "debian-12"
@@ -117,6 +120,13 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
         site: Site = request.getfixturevalue("site")
         site.deprovision_all()
         assert site.leftovers() == {}
+
+
+def is_of(process: Process, program: str) -> bool:
+    """Say whether a process is one of a program, as of tgtd and not of the forwarder before it."""
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(process.pid).name() == program
+    return False
 
 
 def free_port() -> int:

@@ -4,7 +4,6 @@ import time
 from collections.abc import Sequence
 from signal import SIGKILL, SIGSTOP, Signals
 
-import psutil
 import pytest
 
 from bmi import processes
@@ -13,7 +12,7 @@ from bmi.api.operations import Operation
 from bmi.client import Client
 from bmi.processes import Process
 from bmi.wait import wait_until
-from tests.e2e.conftest import IMAGE, Measured, Site
+from tests.e2e.conftest import IMAGE, Measured, Site, is_of
 
 DEADLINE = 120.0  # seconds until what was interrupted has ended
 NODES = ("n1", "n2", "n3")
@@ -26,14 +25,7 @@ def daemons(site: Site, program: str) -> list[Process]:
     service = site.lab.service
     homes = [service.state("service"), *service.state("helper").glob("*")]
     found = [each for home in homes for each in processes.recorded_below(home / FOLDERS[program])]
-    return [each for each in found if _name(each) == program]  # not the forwarders of tgtd
-
-
-def _name(process: Process) -> str:
-    try:
-        return psutil.Process(process.pid).name()
-    except psutil.NoSuchProcess:
-        return ""
+    return [each for each in found if is_of(each, program)]
 
 
 def provision(client: Client, nodes: Sequence[str], until: Milestone = Milestone.POWER) -> list[Operation]:

@@ -16,7 +16,7 @@ from bmi import processes
 from bmi.api.nodes import Provision
 from bmi.processes import Process
 from bmi.wait import wait_until
-from tests.e2e.conftest import EMPTY, IMAGE, Measured, Site
+from tests.e2e.conftest import EMPTY, IMAGE, Measured, Site, is_of
 from tests.e2e.ssh import Ssh, make_key
 
 pytestmark = pytest.mark.timeout(900)
@@ -144,7 +144,7 @@ def tgtd(site: Site) -> Process:
     """The one that serves n1's disk, once it runs."""
     folder = site.lab.service.state("service") / "target"
     return wait_until(
-        lambda: next(iter(processes.recorded_below(folder)), None),
+        lambda: next((each for each in processes.recorded_below(folder) if is_of(each, "tgtd")), None),
         deadline=30,
         what="tgtd",
         next_step="look at the service's log",
