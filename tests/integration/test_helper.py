@@ -33,7 +33,7 @@ from bmi.drivers.target.tgt import TgtTarget
 from bmi.errors import AddressTaken, BadRequest, BmiError, HelperUnavailable, LegError, NotAllowed, PortTaken
 from bmi.helper.client import HelpedDnsmasq, HelpedLegs, HelpedRights, HelpedSwitch, Helper
 from bmi.helper.id_maps import IdRange, Ids
-from bmi.helper.service import listen
+from bmi.helper.listening import listen
 from bmi.helper.wire import MOST, Broken, receive, send
 from bmi.ids import new_id
 from bmi.run import run

@@ -4,7 +4,9 @@ It answers on a Unix socket, to one user only, and knows a fixed list of verbs w
 
     verbs.py     the list: whose methods they are, and what they take and return
     wire.py      how a call and its answer look on the socket
-    service.py   the process: checks who asks and what for, and does it
+    service.py   the process: checks who asks, and answers
+    houses.py    what it keeps for each installation, and what may be asked of that
+    listening.py its socket
     id_maps.py   one of the verbs: users and groups of the service's own namespaces
     new_ids.py   asks for it, in the place of newuidmap(1)
     client.py    what takes the place of legs, switches, DHCP servers and rights in a process without them

@@ -66,8 +66,15 @@ class Helper:
             return sockets
         return known.returns.validate_python(answer["result"])
 
-    def watch(self, call: Callable[[UUID], None], stop: threading.Event) -> None:
-        """Call something for each network whose dnsmasq ends, until the helper is gone or `stop` is set.
+    def watch(
+        self, ended: Callable[[UUID], None], stop: threading.Event, *, begun: Callable[[], None]
+    ) -> None:
+        """Tell of each network whose dnsmasq ends, until the helper is gone or `stop` is set.
+
+        Args:
+            ended: Called with the network.
+            stop: Looked at every few seconds.
+            begun: Called when nothing is missed any more.
 
         Raises:
             HelperUnavailable: It is gone.
@@ -76,10 +83,12 @@ class Helper:
             connection.settimeout(_SILENCE)
             try:
                 send(connection, self._request(WATCH))
+                receive(connection)
+                begun()
                 while not stop.is_set():
                     told, _ = receive(connection)
                     if "ended" in told:
-                        call(UUID(told["ended"]))
+                        ended(UUID(told["ended"]))
             except Broken as error:
                 raise self._unavailable(str(error)) from error
 
@@ -281,19 +290,20 @@ class HelpedDnsmasq:
     def _watch(self) -> None:
         while not self._stop.is_set():
             try:
-                self._miss_nothing()
-                self._helper.watch(self._ended, self._stop)
+                self._helper.watch(self._ended, self._stop, begun=self._tell_what_was_missed)
             except BmiError as error:
                 if not self._stop.is_set():
                     log.warning("%s", error)
             self._stop.wait(_PAUSE)
 
-    def _miss_nothing(self) -> None:
+    def _tell_what_was_missed(self) -> None:
         """Tell of those that ended while nobody watched."""
+        with self._guard:
+            before = set(self._known)
         running = set(self.running())
         with self._guard:
-            ended, self._known = self._known - running, running
-        for network in ended:
+            self._known |= running
+        for network in before - running:
             self._ended(network)
 
     def _ended(self, network: UUID) -> None:

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from bmi.errors import SettingsInvalid
-from bmi.helper.service import HelperService, listen, user_id
+from bmi.helper.listening import listen, user_id
+from bmi.helper.service import HelperService
 from bmi.settings import load_settings
 
 log = logging.getLogger(__name__)
