@@ -83,9 +83,10 @@ mkdir old
 pivot_root . old
 umount -l old
 rmdir old
+mount --make-rshared /  # as systemd does on a host, so that units see what is mounted later
 export container=bmi-box
 unset INVOCATION_ID LISTEN_FDS NOTIFY_SOCKET
-exec /lib/systemd/systemd --unit=basic.target --log-target=console --show-status=no
+exec /lib/systemd/systemd --unit=basic.target --log-target=auto --show-status=no
 """
 
 
