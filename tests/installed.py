@@ -59,7 +59,9 @@ class Installed:
         self.box.run("systemctl", "daemon-reload")
         return new
 
-    def once(self, unit: str, name: str, command: str, *, seconds: float = 60, more: Sequence[str] = ()) -> str:
+    def once(
+        self, unit: str, name: str, command: str, *, seconds: float = 60, more: Sequence[str] = ()
+    ) -> str:
         """Run a command to its end as a unit would, and return what it printed.
 
         Args:
@@ -70,7 +72,12 @@ class Installed:
             more: Further lines of the section [Service].
         """
         output = f"/run/{name}.output"
-        lines = ["Type=oneshot", "Restart=no", f"TimeoutStartSec={seconds:g}", f"StandardOutput=file:{output}"]
+        lines = [
+            "Type=oneshot",
+            "Restart=no",
+            f"TimeoutStartSec={seconds:g}",
+            f"StandardOutput=file:{output}",
+        ]
         new = self.like(unit, name, command, more=[*lines, *more])
         done = self.box.try_run("systemctl", "start", new, seconds=seconds + 30)
         assert done.returncode == 0, f"{done.stderr}\n{self.box.journal(new)}"
