@@ -256,6 +256,25 @@ def test_no_program_gives_rights(bmi: Installed, unit: str) -> None:
     assert bmi.once(unit, "setuid", "/usr/bin/id-of-root -u") == bmi.box.run("id", "-u", "bmi")
 
 
+def test_a_folder_elsewhere_is_written_to_as_documented(bmi: Installed) -> None:
+    bmi.box.shell("install -d -m 700 -o bmi -g bmi /srv/bmi")
+    script = WRITE.format(folders=["/srv/bmi", "/srv"])
+    assert bmi.python("bmi.service", "elsewhere", script).split() == []
+    more = documented("Folders elsewhere").splitlines()[1:]
+    assert bmi.python("bmi.service", "elsewhere", script, more=more).split() == ["/srv/bmi"]
+
+
+@pytest.mark.parametrize("unit", WITH_SANDBOX)
+def test_the_sandbox_has_kvm_as_documented(bmi: Installed, unit: str) -> None:
+    """Not KVM itself, which few machines have where tests run: a device that can be written to, in its place."""
+    bmi.box.shell("getent group kvm || groupadd --system kvm")
+    bmi.box.shell("[ -e /dev/kvm ] || { mknod -m 660 /dev/kvm c 1 3; chgrp kvm /dev/kvm; }")
+    sandbox = "bwrap --unshare-all --ro-bind / / --dev /dev --dev-bind /dev/kvm /dev/kvm --proc /proc"
+    command = f"{sandbox} /bin/sh -c 'echo >/dev/kvm && echo written'"
+    more = documented("KVM").splitlines()[1:]
+    assert bmi.once(unit, "kvm", command, more=more) == "written\n"
+
+
 @pytest.mark.parametrize("unit", WITH_SANDBOX)
 def test_the_sandbox_works(bmi: Installed, unit: str) -> None:
     assert "virtual size: 3 MiB" in bmi.python(unit, "sandbox", SANDBOX)
