@@ -113,7 +113,7 @@ class Installed:
 def documented(heading: str) -> str:
     """Return the commands below a heading of docs/install.md."""
     text = (ROOT / "docs/install.md").read_text()
-    part = re.split(r"^#+ ", text.partition(f"# {heading}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+    part = re.split(r"^##+ ", text.partition(f"# {heading}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
     lines = re.findall(r"^    (\S.*)$", part, re.MULTILINE)
     assert lines, f"docs/install.md shows no commands below {heading}"
     return "\n".join(lines)
