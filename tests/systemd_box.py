@@ -64,6 +64,11 @@ for device in null zero full random urandom tty; do
     touch "$root/dev/$device"
     mount --bind "/dev/$device" "$root/dev/$device"
 done
+if [ -e /dev/net/tun ]; then  # ports of an Open vSwitch without the kernel's part of it
+    mkdir "$root/dev/net"
+    touch "$root/dev/net/tun"
+    mount --bind /dev/net/tun "$root/dev/net/tun"
+fi
 mkdir "$root/dev/pts" "$root/dev/shm" "$root/dev/mqueue"
 mount -t devpts -o newinstance,ptmxmode=0666,mode=620,gid=5 none "$root/dev/pts"
 ln -s pts/ptmx "$root/dev/ptmx"
@@ -115,7 +120,7 @@ class SystemdBox:
     def try_run(self, *words: str | Path, seconds: float = COMMAND) -> "subprocess.CompletedProcess[str]":
         """Run a command in the box as root, and return how it ended."""
         return subprocess.run(
-            ["nsenter", "--all", f"--target={self.pid}", "--wd=/", "--", *map(str, words)],
+            ["nsenter", "--all", f"--target={self.pid}", "--wdns=/", "--", *map(str, words)],
             capture_output=True,
             stdin=subprocess.DEVNULL,
             text=True,
