@@ -61,6 +61,9 @@ class FakeDnsmasq:
     def end_if_hung(self, leg: Leg) -> bool:
         return False
 
+    def close(self) -> None:
+        self._calls.clear()
+
     def kill(self, network: UUID) -> None:
         """End a network's server as a crash would, and tell those who asked."""
         self._set(network, None)

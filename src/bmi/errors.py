@@ -298,6 +298,15 @@ class GatewayUnavailable(BmiError):
     patience = OUTAGE
 
 
+class HelperUnavailable(BmiError):
+    """The process that has root's rights does not answer."""
+
+    code = "helper-unavailable"
+    status = 503
+    transient = True
+    patience = OUTAGE
+
+
 class BootServiceError(BmiError):
     """DHCP, TFTP or the boot scripts of a network could not be served."""
 

@@ -108,6 +108,28 @@ def call_inside(namespace: str | None, call: Callable[[], T]) -> T:
     return results[0]
 
 
+def tcp_table(namespace: str) -> str:
+    """Return the TCP sockets of a namespace, as /proc/net/tcp lists them (proc(5)).
+
+    Raises:
+        LegError: There is no such namespace, or this process may not enter it.
+    """
+    return call_inside(namespace, lambda: Path("/proc/thread-self/net/tcp").read_text())
+
+
+def inode(namespace: str | None) -> int:
+    """Return what tells a namespace from an earlier one of the same name; this takes no rights.
+
+    Raises:
+        LegError: There is no such namespace.
+    """
+    where = Path("/proc/thread-self/ns/net") if namespace is None else _FOLDER / namespace
+    try:
+        return where.stat().st_ino
+    except FileNotFoundError as error:
+        raise _missing(namespace) from error
+
+
 def socket_inside(
     namespace: str | None, family: socket.AddressFamily, type: socket.SocketKind
 ) -> socket.socket:
@@ -186,15 +208,19 @@ def _enter(namespace: str) -> None:
     try:
         fd = os.open(_FOLDER / namespace, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError as error:
-        raise LegError(
-            f"there is no network namespace {namespace}", next_step="run bmi doctor --repair, it makes legs"
-        ) from error
+        raise _missing(namespace) from error
     try:
         # os.setns comes with Python 3.12.
         if _libc.setns(fd, _CLONE_NEWNET) != 0:
             raise LegError(
                 f"network namespace {namespace} cannot be entered: {os.strerror(ctypes.get_errno())}",
-                next_step="let BMI run with the capability CAP_SYS_ADMIN",
+                next_step="let BMI run as root, or let it ask the helper (setting helper.socket)",
             )
     finally:
         os.close(fd)
+
+
+def _missing(namespace: str | None) -> LegError:
+    return LegError(
+        f"there is no network namespace {namespace}", next_step="run bmi doctor --repair, it makes legs"
+    )

@@ -15,6 +15,8 @@ from bmi.drivers.power import Power
 from bmi.drivers.storage import Storage
 from bmi.drivers.switch import Switch
 from bmi.drivers.target import Target
+from bmi.helper.client import HelpedDnsmasq
+from bmi.rights import OWN, Rights
 from bmi.settings import Settings
 from bmi.signals import Signals
 from bmi.vault import Vault
@@ -29,18 +31,21 @@ class GatewayParts:
     number: int
     target: Target
     legs: Legs
-    dnsmasq: Dnsmasq
+    dnsmasq: Dnsmasq | HelpedDnsmasq
     node_http: NodeHttp
     known_legs: dict[UUID, Leg] = field(default_factory=dict)
     """Legs that this process brought up, by network."""
     leaving: set[UUID] = field(default_factory=set)
     """Gateways for which this one acts and is about to stop doing so."""
+    rights: Rights = OWN
+    """How this process does what takes root's."""
     lease: int | None = None
     """Seconds that addresses stay when this process dies; for ever where no other gateway could take over."""
 
     def close(self) -> None:
         """Let go of everything; what nodes use goes on."""
         self.node_http.close()
+        self.dnsmasq.close()
         self.target.close()
         self.legs.close()
 

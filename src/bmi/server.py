@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
@@ -28,11 +28,13 @@ from bmi.db import Db
 from bmi.doctor import routes as doctor_routes
 from bmi.drivers import Site, load
 from bmi.drivers.confirmed import confirmed
+from bmi.drivers.switch import Switch
 from bmi.errors import InUse, SettingsInvalid
 from bmi.gateways import service as gateways
 from bmi.gateways.orders import ANSWERS, ORDERS, OrderTaker
 from bmi.gateways.place import PLACES, Place
 from bmi.gateways.supervision import Supervisor
+from bmi.helper.client import HelpedDnsmasq, HelpedLegs, HelpedRights, HelpedSwitch, Helper
 from bmi.http import PROBLEMS, Service, answer_errors, describe, protect
 from bmi.ids import short
 from bmi.images import disk_routes as disks_routes
@@ -48,6 +50,7 @@ from bmi.provisioning import routes as operations_routes
 from bmi.provisioning.converge import Convergence
 from bmi.provisioning.engine import Engine
 from bmi.provisioning.workers import OPERATIONS, Claims, worker_name
+from bmi.rights import OWN
 from bmi.settings import Driver, Settings
 from bmi.signals import Signals
 from bmi.vault import Vault
@@ -93,7 +96,7 @@ def build_parts(settings: Settings, roles: Collection[Role] = EVERYTHING) -> Par
         vault=Vault(settings.vault_file),
         signals=Signals(db),
         storage=_driver("storage", settings.storage, site),
-        switches={name: _driver("switch", named, site) for name, named in settings.switches.items()},
+        switches={name: _switch(settings, name, site) for name in settings.switches},
         powers={
             name: confirmed("power", load("power", name, options, site))
             for name, options in settings.power.items()
@@ -133,16 +136,28 @@ def _build_gateway(parts: Parts) -> GatewayParts:
     row = gateways.register(parts.db, settings)
     mark = short(row.id)[:_MARK_DIGITS]
     (settings.state_dir / "mark").write_text(f"{mark}\n")
-    site = Site(state_dir=settings.state_dir, installation=mark)
+    helper = Helper(settings.helper.socket, mark) if settings.helper.socket else None
+    rights = HelpedRights(helper) if helper else OWN
+    site = Site(state_dir=settings.state_dir, installation=mark, rights=rights)
     return GatewayParts(
         id=row.id,
         name=row.name,
         number=row.number,
         target=_driver("target", settings.target, site),
-        legs=_driver("leg", settings.leg, site),
-        dnsmasq=Dnsmasq(site, tftp_root=settings.boot.tftp_root),
-        node_http=NodeHttp(lambda network: node_app(parts, network)),
+        legs=confirmed("leg", HelpedLegs(helper)) if helper else _driver("leg", settings.leg, site),
+        dnsmasq=HelpedDnsmasq(helper) if helper else Dnsmasq(site, tftp_root=settings.boot.tftp_root),
+        node_http=NodeHttp(lambda network: node_app(parts, network), rights=rights),
+        rights=rights,
     )
+
+
+def _switch(settings: Settings, name: str, site: Site) -> Switch:
+    """Make a switch's driver. Open vSwitch on this host is root's: the helper configures it where there is one."""
+    named, helper = settings.switches[name], settings.helper.socket
+    if helper and named.driver == "ovs" and not str(named.options.get("database", "")).startswith("tcp:"):
+        made: Switch = confirmed("switch", HelpedSwitch(Helper(helper, site.installation), name))
+        return made
+    return cast("Switch", _driver("switch", named, site))
 
 
 def _driver(family: str, named: Driver, site: Site) -> Any:

@@ -104,6 +104,17 @@ class Worker(Section):
     """What it is called; the host's name if absent. No two workers have the same."""
 
 
+class Helper(Section):
+    """The process that does what takes root's rights, so that the others need none."""
+
+    socket: Path | None = None
+    """Where it is asked; without, a gateway has to be root and does all of it itself."""
+    state_dir: Path = Path("/var/lib/bmi-helper")
+    """Its own folder, which nobody but root may write."""
+    user: str = "bmi"
+    """Who may ask: the user, by name or number, that the other processes run as."""
+
+
 class Images(Section):
     """What snapshots may become."""
 
@@ -229,6 +240,7 @@ class Settings(BaseSettings):
     oidc: Oidc | None = None
     gateway: Gateway = Gateway()
     worker: Worker = Worker()
+    helper: Helper = Helper()
     key_file: Path | None = None
     """What secrets in the database are sealed with, the same for all processes; `secret.key` in the state folder
     if absent."""

@@ -20,7 +20,9 @@ from bmi import netns
 from bmi.drivers import Outcome, Site, load
 from bmi.drivers.leg import Leg, Legs
 from bmi.errors import LegError, SettingsInvalid
+from bmi.helper.client import HelpedLegs
 from bmi.ids import new_id
+from tests.helped import helping
 from tests.wires import running_switch
 
 ADDRESS = IPv4Interface("10.70.0.1/24")
@@ -70,6 +72,23 @@ class OvsBench(Bench):
                     netns.delete(name)
 
 
+class HelpedBench(OvsBench):
+    """The same legs, made by a helper."""
+
+    def running(self) -> AbstractContextManager[object]:
+        with ExitStack() as stack:
+            stack.enter_context(super().running())
+            self._helper = stack.enter_context(helping(self._folder / "h", leg=self.options))
+            return stack.pop_all()
+
+    def driver(self, site: Site | None = None) -> Legs:
+        return HelpedLegs(self._helper.client((site or self.site).installation))
+
+    def spec(self) -> str:
+        own = self._helper.site(self.site.installation)  # who dies is the helper
+        return json.dumps([self.name, self.options, str(own.state_dir), own.installation])
+
+
 class MemoryBench(Bench):
     name = "memory"
     options = {}
@@ -78,7 +97,7 @@ class MemoryBench(Bench):
         return ExitStack()
 
 
-BENCHES = {"ovs": OvsBench, "memory": MemoryBench}
+BENCHES = {"ovs": OvsBench, "helper": HelpedBench, "memory": MemoryBench}
 
 _WORKER = """
 import json, sys

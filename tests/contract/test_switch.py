@@ -15,6 +15,8 @@ import pytest
 from bmi.drivers import Outcome, Site, load
 from bmi.drivers.switch import ISOLATED, PortVlans, Switch
 from bmi.errors import SettingsInvalid, SwitchError, SwitchPortUnknown, VlanInvalid
+from bmi.helper.client import HelpedSwitch
+from tests.helped import helping
 from tests.wires import running_switch
 
 ACCESS = PortVlans(101)
@@ -65,6 +67,19 @@ class OvsBench(Bench):
             return stack.pop_all()
 
 
+class HelpedBench(OvsBench):
+    """The same switch, configured by a helper."""
+
+    def running(self) -> AbstractContextManager[object]:
+        with ExitStack() as stack:
+            stack.enter_context(super().running())
+            self._helper = stack.enter_context(helping(self._folder / "h", switches={"sw1": self.options}))
+            return stack.pop_all()
+
+    def driver(self) -> Switch:
+        return HelpedSwitch(self._helper.client(self.site.installation), "sw1")
+
+
 class MemoryBench(Bench):
     name = "memory"
 
@@ -76,7 +91,7 @@ class MemoryBench(Bench):
         return ExitStack()
 
 
-BENCHES = {"ovs": OvsBench, "memory": MemoryBench}
+BENCHES = {"ovs": OvsBench, "helper": HelpedBench, "memory": MemoryBench}
 
 _WORKER = """
 import json, sys

@@ -3,12 +3,11 @@
 tgt runs for real: over files and over images in a real Ceph, in the host's namespace and in one of its own.
 """
 
-import secrets
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -23,13 +22,17 @@ from bmi.drivers.target import Export, Lun, Portal, Removal, Target
 from bmi.drivers.target.memory import MemoryTarget
 from bmi.drivers.target.tgt import TgtTarget
 from bmi.errors import BadRequest, PortTaken, SettingsInvalid
+from bmi.helper.client import HelpedRights
 from bmi.ids import new_id
+from bmi.rights import OWN, Rights
 from bmi.run import run
 from bmi.wait import wait_until
+from tests.helped import helping
 from tests.iscsi import Initiator, free_portal, gets_through, make_export
 from tests.rbd_images import Images, images
 
 ALREADY, DONE = Outcome.ALREADY, Outcome.DONE
+MARK = "0a1b2c3d"
 
 NODE, STRANGER = IPv4Address("127.0.0.8"), IPv4Address("127.0.0.9")
 
@@ -45,7 +48,7 @@ class MemoryRig:
         self.folder = folder
 
     def driver(self, **_: float) -> MemoryTarget:
-        return MemoryTarget({}, Site(self.folder, "0a1b2c3d"))
+        return MemoryTarget({}, Site(self.folder, MARK))
 
     def portal(self) -> Portal:
         return free_portal(self.namespace)
@@ -71,13 +74,16 @@ class MemoryRig:
 class TgtRig:
     """The tgt driver on a real tgtd, and real initiators."""
 
-    def __init__(self, folder: Path, namespace: str | None, images: Images | None) -> None:
+    def __init__(
+        self, folder: Path, namespace: str | None, images: Images | None, rights: Rights = OWN
+    ) -> None:
         self.folder = folder
         self.namespace = namespace
         self.images = images
+        self.rights = rights
 
     def driver(self, **options: float) -> TgtTarget:
-        return TgtTarget(options, Site(self.folder, "0a1b2c3d"))
+        return TgtTarget(options, Site(self.folder, MARK, self.rights))
 
     def portal(self) -> Portal:
         return free_portal(self.namespace)
@@ -118,7 +124,9 @@ def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Images]:
         yield found
 
 
-@pytest.fixture(params=["memory", "tgt", "tgt-namespace", "tgt-rbd", "tgt-rbd-namespace"])
+@pytest.fixture(
+    params=["memory", "tgt", "tgt-namespace", "tgt-rbd", "tgt-rbd-namespace", "tgt-helper-namespace"]
+)
 def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
     state = tmp_path / "state"
     if request.param == "memory":
@@ -128,13 +136,15 @@ def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
     if "namespace" not in request.param:
         yield TgtRig(state, None, in_ceph)
         return
-    namespace = f"bmit-{secrets.token_hex(4)}"
-    run(["ip", "netns", "add", namespace])
-    try:
+    namespace = f"bmi-{MARK}-{new_id().hex}"
+    with ExitStack() as stack:
+        run(["ip", "netns", "add", namespace])
+        stack.callback(run, ["ip", "netns", "delete", namespace])
         run(["ip", "-n", namespace, "link", "set", "lo", "up"])
-        yield TgtRig(state, namespace, in_ceph)
-    finally:
-        run(["ip", "netns", "delete", namespace])
+        rights: Rights = OWN
+        if "helper" in request.param:
+            rights = HelpedRights(stack.enter_context(helping(tmp_path / "h")).client(MARK))
+        yield TgtRig(state, namespace, in_ceph, rights)
 
 
 @pytest.fixture

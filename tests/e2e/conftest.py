@@ -84,6 +84,7 @@ class Site:
 def site() -> Iterator[Site]:
     # Unix sockets have short paths; pytest's own folders are long.
     folder = Path(tempfile.mkdtemp(prefix="bmi-e2e-"))
+    folder.chmod(0o711)  # the service is not root
     lab = Lab(folder / "lab")
     try:
         lab.up(3, free_port(), lambda what, seconds: None)

@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from signal import SIGKILL, SIGSTOP, Signals
 
+import psutil
 import pytest
 
 from bmi import processes
@@ -17,12 +18,22 @@ from tests.e2e.conftest import IMAGE, Measured, Site
 DEADLINE = 120.0  # seconds until what was interrupted has ended
 NODES = ("n1", "n2", "n3")
 FOLDERS = {"tgtd": "target", "dnsmasq": "boot"}
-"""Where the service keeps the records of its daemons."""
+"""Where the service, and its helper, keep the records of their daemons."""
 AWAY = 3.0  # seconds until somebody has started the switch again
 
 
 def daemons(site: Site, program: str) -> list[Process]:
-    return processes.recorded_below(site.lab.service.state("service") / FOLDERS[program])
+    service = site.lab.service
+    homes = [service.state("service"), *service.state("helper").glob("*")]
+    found = [each for home in homes for each in processes.recorded_below(home / FOLDERS[program])]
+    return [each for each in found if _name(each) == program]  # not the forwarders of tgtd
+
+
+def _name(process: Process) -> str:
+    try:
+        return psutil.Process(process.pid).name()
+    except psutil.NoSuchProcess:
+        return ""
 
 
 def provision(client: Client, nodes: Sequence[str], until: Milestone = Milestone.POWER) -> list[Operation]:

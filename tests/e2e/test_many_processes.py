@@ -39,6 +39,7 @@ ISCSI_TIMEOUT = 120.0  # seconds; how long open-iscsi waits for a session to com
 def lab() -> Iterator[Lab]:
     # Unix sockets have short paths; pytest's own folders are long. PostgreSQL's user has to pass.
     folder = Path(tempfile.mkdtemp(prefix="bmi-many-"))
+    folder.chmod(0o711)  # the service is not root
     folder.chmod(0o711)
     lab = Lab(folder / "lab")
     try:

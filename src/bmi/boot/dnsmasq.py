@@ -185,14 +185,18 @@ class Dnsmasq:
         """List the addresses that nodes have taken on a network."""
         return leases.leases(self._files(network).leases)
 
-    def events(self, network: UUID) -> list[BootEvent]:
+    def events(self, network: UUID, *, again: bool = False) -> list[BootEvent]:
         """Return what a network's dnsmasq saw since the last call.
 
         Events count as dealt with when the next call comes: those of a call that was the last one before BMI
         ended are returned again.
+
+        Args:
+            network: The network.
+            again: Whether the last call's answer was lost, so that its events are wanted once more.
         """
         with self._lock(network):
-            reader = self._readers.get(network)
+            reader = None if again else self._readers.get(network)
             if reader is None:
                 at = self._files(network)
                 reader = self._readers[network] = LogReader(at.log, at.position)
@@ -205,6 +209,9 @@ class Dnsmasq:
         self._calls.append(call)
         for network, process in self._running():
             self._watch(network, process)
+
+    def close(self) -> None:
+        """Do nothing: the servers go on, and nothing is held."""
 
     def _running(self) -> list[tuple[UUID, Process]]:
         found = []

@@ -14,7 +14,6 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address
-from pathlib import Path
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -26,7 +25,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from bmi.bodies import BodyLimit
 from bmi.drivers import Outcome
 from bmi.errors import BootServiceError, PortTaken
-from bmi.netns import call_inside, socket_inside
+from bmi.netns import inode
+from bmi.rights import OWN, Rights
 
 T = TypeVar("T")
 
@@ -56,14 +56,18 @@ class Limits:
 class NodeHttp:
     """The HTTP servers of this gateway's networks, on a thread of their own. May be called from many threads."""
 
-    def __init__(self, app_for: Callable[[UUID], ASGIApp], *, limits: Limits | None = None) -> None:
+    def __init__(
+        self, app_for: Callable[[UUID], ASGIApp], *, limits: Limits | None = None, rights: Rights = OWN
+    ) -> None:
         """Say what answers; nothing is started.
 
         Args:
             app_for: Returns the application for a network.
             limits: What nodes may use.
+            rights: How to get into legs' namespaces.
         """
         self._app_for = app_for
+        self._rights = rights
         self._limits = limits or Limits()
         self._servers: dict[UUID, _Server] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -85,12 +89,12 @@ class NodeHttp:
             LegError: There is no such namespace.
         """
         with self._lock:
-            place = _Place(_inode(namespace), str(address), port)
+            place = _Place(inode(namespace), str(address), port)
             server = self._servers.get(network)
             if server is not None and server.place == place and server.serves:
                 return Outcome.ALREADY
             self.stop(network)
-            listener = _listener(namespace, place)
+            listener = _listener(self._rights, namespace, place)
             try:
                 server = _Server(self._app_for(network), place, self._limits)
                 self._run(server.start(listener))
@@ -245,8 +249,8 @@ def _too_large() -> PlainTextResponse:
     return PlainTextResponse("too large\n", status_code=413)
 
 
-def _listener(namespace: str | None, place: _Place) -> socket.socket:
-    listener = socket_inside(namespace, socket.AF_INET, socket.SOCK_STREAM)
+def _listener(rights: Rights, namespace: str | None, place: _Place) -> socket.socket:
+    listener = rights.socket_inside(namespace, socket.AF_INET, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((place.address, place.port))
@@ -263,10 +267,6 @@ def _listener(namespace: str | None, place: _Place) -> socket.socket:
             next_step="run bmi doctor --repair, it gives legs their addresses",
         ) from error
     return listener
-
-
-def _inode(namespace: str | None) -> int:
-    return call_inside(namespace, lambda: Path("/proc/thread-self/ns/net").stat().st_ino)
 
 
 async def _stop_all(servers: list[_Server]) -> None:

@@ -4,7 +4,7 @@ import socket
 import time
 from ipaddress import IPv4Address
 
-from bmi.netns import socket_inside
+from bmi.rights import OWN, Rights
 
 _PORT = 69
 _REQUEST = b"\0\x01\0\0"
@@ -12,20 +12,21 @@ _REQUEST = b"\0\x01\0\0"
 _PAUSE = 1.0  # seconds until it is asked once more: a busy server may lose a datagram
 
 
-def answers(namespace: str | None, address: IPv4Address, *, deadline: float) -> bool:
+def answers(namespace: str | None, address: IPv4Address, *, deadline: float, rights: Rights = OWN) -> bool:
     """Say whether a server sends anything back.
 
     Args:
         namespace: Name of the namespace that it is asked from; the caller's own if None.
         address: Where it listens.
         deadline: Seconds that it gets.
+        rights: How to get into the namespace.
 
     Raises:
         LegError: There is no such namespace.
         OSError: The address cannot be reached.
     """
     end = time.monotonic() + deadline
-    with socket_inside(namespace, socket.AF_INET, socket.SOCK_DGRAM) as wire:
+    with rights.socket_inside(namespace, socket.AF_INET, socket.SOCK_DGRAM) as wire:
         while (left := end - time.monotonic()) > 0:
             wire.settimeout(min(left, _PAUSE))
             wire.sendto(_REQUEST, (str(address), _PORT))

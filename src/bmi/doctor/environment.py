@@ -15,7 +15,7 @@ from bmi.doctor.codes import Code
 from bmi.doctor.power import is_ip, stands_for_nothing
 from bmi.doctor.sheet import Check, Sheet
 from bmi.parts import Parts
-from bmi.run import run
+from bmi.rights import OWN, Rights
 
 _CLOCK = 2.0  # seconds that two clocks may differ
 _STATE_FULL = 64 << 20  # bytes
@@ -65,10 +65,11 @@ def gateway_checks(parts: Parts) -> list[Check]:
     ]
 
 
-def listeners(namespace: str | None, port: int, *, udp: bool = False) -> list[Listener]:
+def listeners(rights: Rights, namespace: str | None, port: int, *, udp: bool = False) -> list[Listener]:
     """Return who listens on a port.
 
     Args:
+        rights: How to look into it.
         namespace: Network namespace to look in; the caller's own if None.
         port: The port.
         udp: Whether it is one of UDP; else of TCP.
@@ -76,10 +77,8 @@ def listeners(namespace: str | None, port: int, *, udp: bool = False) -> list[Li
     Raises:
         CommandFailed: It cannot be seen.
     """
-    kind = "u" if udp else "t"
-    shown = run(["ss", f"-Hln{kind}p", f"sport = :{port}"], namespace=namespace)
     found = []
-    for line in shown.splitlines():
+    for line in rights.listening(namespace, port, udp=udp).splitlines():
         _state, _received, _sent, local, _peer, *who = line.split(maxsplit=5)
         process = _PROCESS.search(who[0]) if who else None
         program, pid = (process[1], int(process[2])) if process else ("", 0)
@@ -137,7 +136,7 @@ def _names(parts: Parts, sheet: Sheet) -> None:
 def _api_port(parts: Parts, sheet: Sheet) -> None:
     """Look whether requests meant for this API can reach another program."""
     api = parts.settings.api
-    found = listeners(None, api.port)
+    found = listeners(OWN, None, api.port)
     own = {one.address for one in found if one.pid == os.getpid()}
     everywhere = any(address == "*" or ip_address(address).is_unspecified for address in own)
     for other in found:

@@ -153,7 +153,7 @@ def note_takers(
     """Write down who listens where only a part of BMI should."""
     if not netns.exists(namespace):
         return
-    for found in listeners(namespace, port, udp=udp):
+    for found in listeners(parts.gateway.rights, namespace, port, udp=udp):
         # Of UDP's ports several programs can have one; then each gets a part of the requests.
         if takes(found, address) and found.program != what:
             message = (

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
-from bmi.netns import call_inside
+from bmi.rights import Rights
 
 LISTEN = 4.0  # seconds; dnsmasq looks for 3 s whether somebody has an address before it offers it
 _AGAIN = 0.5  # seconds until the question is sent again, for a frame that was lost
@@ -24,7 +24,7 @@ _BROADCAST = 0x8000
 _MESSAGE_TYPE, _SERVER, _END, _PAD = 53, 54, 255, 0
 _DISCOVER, _OFFER = 1, 2
 _SERVER_PORT, _CLIENT_PORT = 67, 68
-_IP, _UDP = 0x0800, 17
+_UDP = 17
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,11 @@ class Offer:
     """Of the card that the offer came from."""
 
 
-def offers(namespace: str, interface: str, *, seconds: float = LISTEN) -> list[Offer]:
+def offers(rights: Rights, namespace: str, interface: str, *, seconds: float = LISTEN) -> list[Offer]:
     """Ask on an interface, and return who offered something, each server once.
 
     Args:
+        rights: How to get into the namespace.
         namespace: Network namespace of the interface.
         interface: An interface on the network.
         seconds: How long to listen.
@@ -49,35 +50,27 @@ def offers(namespace: str, interface: str, *, seconds: float = LISTEN) -> list[O
         LegError: There is no such namespace.
         OSError: There is no such interface.
     """
-    return call_inside(namespace, lambda: _ask(interface, seconds))
+    wire, asking = rights.dhcp_sockets(namespace, interface)
+    with wire, asking:
+        return _ask(wire, asking, seconds)
 
 
-def _ask(interface: str, seconds: float) -> list[Offer]:
+def _ask(wire: socket.socket, asking: socket.socket, seconds: float) -> list[Offer]:
     number = secrets.randbits(32)
     # The second lowest bit of the first octet says that no vendor gave it (IEEE 802, 8.4.2).
     card = b"\x02" + secrets.token_bytes(5)
     found: dict[tuple[IPv4Address, str], Offer] = {}
-    # Frames, not datagrams: their senders' cards are known, and no answer is lost to another program's socket.
-    with (
-        socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_IP)) as wire,
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking,
-    ):
-        wire.bind((interface, _IP))
-        asking.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
-        asking.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        asking.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
-        asking.bind(("", _CLIENT_PORT))
-        end, again = time.monotonic() + seconds, 0.0
-        sent = 0
-        while (left := end - time.monotonic()) > 0:
-            if sent < 2 and time.monotonic() >= again:
-                asking.sendto(_question(number, card), ("255.255.255.255", _SERVER_PORT))
-                sent, again = sent + 1, time.monotonic() + _AGAIN
-            if not select.select([wire], [], [], min(left, _AGAIN))[0]:
-                continue
-            offer = _offer(wire.recv(2048), number)
-            if offer is not None:
-                found[offer.server, offer.mac] = offer
+    end, again = time.monotonic() + seconds, 0.0
+    sent = 0
+    while (left := end - time.monotonic()) > 0:
+        if sent < 2 and time.monotonic() >= again:
+            asking.sendto(_question(number, card), ("255.255.255.255", _SERVER_PORT))
+            sent, again = sent + 1, time.monotonic() + _AGAIN
+        if not select.select([wire], [], [], min(left, _AGAIN))[0]:
+            continue
+        offer = _offer(wire.recv(2048), number)
+        if offer is not None:
+            found[offer.server, offer.mac] = offer
     return list(found.values())
 
 

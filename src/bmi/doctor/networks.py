@@ -49,7 +49,7 @@ def probes(parts: Parts) -> list[Check]:
     """Return the networks that are to be asked for foreign DHCP servers."""
     legs = {leg.network: leg for leg in parts.gateway.legs.legs() if netns.exists(leg.namespace)}
     return [
-        Check(Family.BOOT, f"DHCP on network {row.name}", partial(_probe, row, legs[row.id]))
+        Check(Family.BOOT, f"DHCP on network {row.name}", partial(_probe, parts, row, legs[row.id]))
         for row in _wanted(parts).values()
         if row.id in legs
     ]
@@ -117,7 +117,10 @@ def _dhcp(parts: Parts, sheet: Sheet, thing: str, row: Network, leg: Leg) -> Non
     if row.id not in dnsmasq.running():
         sheet.note(Code.DHCP_NOT_RUNNING, thing, "dnsmasq does not run")
         return
-    if netns.exists(leg.namespace) and not tftp.answers(leg.namespace, leg.address.ip, deadline=_ANSWER):
+    rights = parts.gateway.rights
+    if netns.exists(leg.namespace) and not tftp.answers(
+        leg.namespace, leg.address.ip, deadline=_ANSWER, rights=rights
+    ):
         sheet.note(Code.DHCP_HANGS, thing, f"dnsmasq runs, and did not answer within {_ANSWER:g} s")
         return
     changes = _changes(parts, row.id)
@@ -151,14 +154,14 @@ def _scripts(parts: Parts, sheet: Sheet, thing: str, row: Network, leg: Leg) -> 
     port = parts.settings.boot.http_port
     serves = row.id in parts.gateway.node_http.serving()
     # A server outlives its namespace, and then nobody reaches it.
-    if serves and netns.exists(leg.namespace) and not listeners(leg.namespace, port):
+    if serves and netns.exists(leg.namespace) and not listeners(parts.gateway.rights, leg.namespace, port):
         serves = False
     if not serves:
         sheet.note(Code.SCRIPTS_NOT_SERVED, thing, "boot scripts are not served")
         note_takers(parts, sheet, leg.namespace, leg.address.ip, port, what="the server of boot scripts")
 
 
-def _probe(row: Network, leg: Leg, sheet: Sheet) -> None:
-    for offer in offers(leg.namespace, leg.interface):
+def _probe(parts: Parts, row: Network, leg: Leg, sheet: Sheet) -> None:
+    for offer in offers(parts.gateway.rights, leg.namespace, leg.interface):
         message = f"{offer.server} (MAC address {offer.mac}) offers addresses, as {offer.address}"
         sheet.note(Code.DHCP_FOREIGN, f"network {row.name} of project {row.project.name}", message)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bmi.errors import SettingsInvalid
+from bmi.rights import OWN, Rights
 
 
 class Outcome(StrEnum):
@@ -31,6 +32,8 @@ class Site:
     """Folder for files that must survive a restart; the driver makes its own sub-folder."""
     installation: str
     """Eight hexadecimal digits that mark what belongs to this installation of BMI."""
+    rights: Rights = OWN
+    """How it does what takes root's rights."""
 
 
 class Options(BaseModel):

@@ -33,6 +33,8 @@ class Place:
         self._here = parts.gateway
         self._settled: set[UUID] | None = None
         """The gateways for whom everything was made here when places last changed hands; None if not yet."""
+        self._kept = time.monotonic()
+        """When the addresses were last made to stay."""
         self._changed = 0.0
         """When places last changed hands, by the monotonic clock."""
         self._stop = threading.Event()
@@ -66,7 +68,11 @@ class Place:
         """Keep the addresses, whatever the database does: who cannot reach it must not lose what he serves."""
         while not self._stop.wait(gateways.BEAT):
             if self._here.lease is not None:
-                logged("leases", self._here.legs.renew, self._here.lease)
+                logged("leases", self._keep, self._here.lease)
+
+    def _keep(self, lease: int | None) -> None:
+        self._here.legs.renew(lease)
+        self._kept = time.monotonic()
 
     def _repeat(self) -> None:
         while not self._stop.is_set():
@@ -79,6 +85,7 @@ class Place:
 
     def _beat(self, *, first: bool = False) -> None:
         db, here = self._parts.db, self._here
+        self._require_addresses()
         with db.write(alone=False) as session:
             session.get_one(Gateway, here.id).seen_at = db.clock(session)
         with db.read() as session:
@@ -98,11 +105,25 @@ class Place:
         elif acting != self._settled or back:
             self._beside(back, acting)
 
+    def _require_addresses(self) -> None:
+        """Give no sign of life where the addresses have gone: whoever takes this place serves the nodes again.
+
+        Raises:
+            GatewayUnavailable: They could not be kept, as while the helper is away.
+        """
+        lease = self._here.lease
+        if lease is not None and (away := time.monotonic() - self._kept) > lease:
+            self._settled = None  # all of it is made again when the addresses can be
+            raise GatewayUnavailable(
+                f"this gateway could not keep its addresses for {away:.0f} s, and lets others take its place",
+                next_step="see the errors of leases before this one; the helper may be away",
+            )
+
     def _set_lease(self, lease: int | None) -> None:
         """Let addresses go with this process only while there is somebody to take them over."""
         if lease != self._here.lease:
             self._here.lease = lease
-            self._here.legs.renew(lease)
+            self._keep(lease)
 
     def _beside(self, back: list[Gateway], acting: set[UUID]) -> None:
         """Make this gateway what it should be now, and give others their places back, on a thread of its own."""

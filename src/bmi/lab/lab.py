@@ -16,7 +16,7 @@ from bmi.lab.bmc import Config, Controllers, Endpoint
 from bmi.lab.layout import BMC_USERNAME, BRIDGE, SWITCH, LabNode, Layout, Store, plan
 from bmi.lab.node import VirtualNode
 from bmi.lab.openvswitch import OpenVSwitch
-from bmi.lab.service import Service
+from bmi.lab.service import Service, service_user
 
 Tell = Callable[[str, float], None]
 """Called with what was done and the seconds that it took."""
@@ -92,7 +92,8 @@ class Lab:
         if layout.store is Store.CEPH:
             with _told(tell, "engines: Ceph and PostgreSQL"):
                 service.start_engines()
-        with _told(tell, f"service: {layout.api_url}, {', '.join(m.name for m in service.members)}"):
+        members = ", ".join(member.name for member in service.members)
+        with _told(tell, f"service: {layout.api_url}, {members}, as user {layout.user or 'root'}"):
             self._start_service(layout)
         with _told(tell, f"inventory: {', '.join(node.name for node in layout.nodes)}"):
             self._register(layout)
@@ -214,8 +215,9 @@ class Lab:
     def _layout(self, nodes: int, api_port: int, store: Store) -> Layout:
         layout = self.layout
         if layout is None:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            layout = plan(nodes, api_port, store)
+            # Others may pass through: PostgreSQL, and the service itself, run as users of their own.
+            self.folder.mkdir(mode=0o711, parents=True, exist_ok=True)
+            layout = plan(nodes, api_port, store, service_user(self.folder))
             layout.save(self._layout_file)
         elif len(layout.nodes) != nodes:
             raise InUse(

@@ -77,6 +77,8 @@ class Layout(BaseModel):
     store: Store
     ceph_port: int
     postgres_port: int
+    user: str | None = None
+    """Whom the service runs as, with a helper for what takes root's rights; root, without a helper, if None."""
 
     @property
     def namespace(self) -> str:
@@ -97,7 +99,7 @@ class Layout(BaseModel):
         partial.rename(file)
 
 
-def plan(nodes: int, api_port: int, store: Store) -> Layout:
+def plan(nodes: int, api_port: int, store: Store, user: str | None) -> Layout:
     """Think out a lab.
 
     Every second node has UEFI firmware that loads iPXE over TFTP, as most servers do; the others a BIOS with
@@ -107,6 +109,7 @@ def plan(nodes: int, api_port: int, store: Store) -> Layout:
         nodes: How many.
         api_port: Port of the lab's service on loopback.
         store: What keeps images and disks.
+        user: Whom the service runs as; root if None.
     """
     mark = secrets.token_hex(3)
     postgres_port, *ports = _free_ports(1 + nodes)
@@ -117,6 +120,7 @@ def plan(nodes: int, api_port: int, store: Store) -> Layout:
         store=store,
         ceph_port=free_port(),
         postgres_port=postgres_port,
+        user=user,
     )
 
 

@@ -65,9 +65,15 @@ class Postgres:
         """Where BMI finds the database, for the setting `database.url`; the password is in a file."""
         return self.url_of(ROLE)
 
-    def url_of(self, database: str) -> str:
-        """Return where BMI finds another database of this server."""
-        return f"postgresql://{ROLE}@127.0.0.1:{self.port}/{database}?passfile={self.password_file}"
+    def url_of(self, database: str, password_file: Path | None = None) -> str:
+        """Return where BMI finds another database of this server.
+
+        Args:
+            database: Its name.
+            password_file: A copy of the password file, for another user than root.
+        """
+        file = password_file or self.password_file
+        return f"postgresql://{ROLE}@127.0.0.1:{self.port}/{database}?passfile={file}"
 
     @property
     def password_file(self) -> Path:

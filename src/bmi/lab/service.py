@@ -2,8 +2,10 @@
 
 import json
 import os
+import pwd
 import shutil
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +16,12 @@ from bmi.client.errors import ClientError
 from bmi.drivers import Site, load
 from bmi.drivers.leg import Legs
 from bmi.drivers.storage import Storage
+from bmi.drivers.storage.local import LocalStorage
 from bmi.errors import CommandFailed, InUse
 from bmi.lab.ceph import Ceph
 from bmi.lab.layout import BRIDGE, SWITCH, Layout, Store
 from bmi.lab.openvswitch import OpenVSwitch
-from bmi.lab.postgres import Postgres
+from bmi.lab.postgres import ROLE, Postgres
 from bmi.run import run
 from bmi.wait import wait_until
 
@@ -27,6 +30,9 @@ _UPGRADE = 120.0  # seconds that making the tables may take
 _RUN = Path("/run/bmi")  # where the service shows files to dnsmasq's user
 _POOL_SIZE = "40G"  # of the storage pool; sparse, so it costs what is written
 _CEPH_USER = "bmi"
+_USER = "bmi"  # whom scripts/setup makes
+_HELPER = "helper"
+_CACHE = Path("/var/cache/bmi")  # of built images; labs share it, one after the other
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,11 @@ class Service:
         """The first admin's."""
         return (self.state(self.members[0].name) / "admin.token").read_text().strip()
 
+    @property
+    def _processes(self) -> tuple[Member, ...]:
+        """The helper, if there is one, and then its processes."""
+        return (*((Member(_HELPER, "helper"),) if self._layout.user else ()), *self.members)
+
     def state(self, name: str) -> Path:
         """Return a process's state folder."""
         return self._folder / name
@@ -94,18 +105,21 @@ class Service:
         """Bring the database and the storage up that several processes share; one alone needs none."""
         if self._layout.store is Store.LOCAL:
             return
-        self._folder.chmod(0o711)  # PostgreSQL runs as a user of its own
         self.postgres.up()
         self.ceph.up()
-        self.ceph.add_user(_CEPH_USER)
-        self._write_settings()
+        keyring = self.ceph.add_user(_CEPH_USER)
+        if self._layout.user:
+            for file in (keyring, self.ceph.conf):
+                shutil.chown(file, self._layout.user)
+            self.ceph.folder.chmod(0o711)
+        self._make_folders()
         config = self._settings_file(self.members[0].name)
-        run([sys.executable, "-m", "bmi.cli", "db", "upgrade", "--config", config], timeout=_UPGRADE)
+        run([*self._bmi("db"), "upgrade", "--config", config], timeout=_UPGRADE)
 
     def start(self) -> None:
         """Start every process that does not run, and wait until all of them work."""
-        self._write_settings()
-        for member in self.members:
+        self._make_folders()
+        for member in self._processes:
             self.launch(member.name)
         client = Client(self._layout.api_url)
         wait_until(
@@ -126,12 +140,17 @@ class Service:
     def launch(self, name: str) -> None:
         """Start a process, unless it runs."""
         if self.process(name) is None:
-            member = next(member for member in self.members if member.name == name)
+            member = next(member for member in self._processes if member.name == name)
             processes.start(
-                [sys.executable, "-m", "bmi.cli", member.command, "--config", self._settings_file(name)],
+                [*self._bmi(member.command), "--config", self._settings_file(name)],
                 record=self._folder / f"{name}.json",
                 log=self.log(name),
             )
+
+    def _bmi(self, command: str) -> list[str]:
+        """Return the words that run one of `bmi`'s commands as the service's user; the helper stays root."""
+        user = None if command == _HELPER else self._layout.user
+        return [*(_become(user) if user else ()), sys.executable, "-m", "bmi.cli", command]
 
     def _answers(self, client: Client) -> bool:
         self._require_alive()
@@ -149,7 +168,7 @@ class Service:
         }
 
     def _require_alive(self) -> None:
-        for member in self.members:
+        for member in self._processes:
             if self.process(member.name) is None:
                 said = self.log(member.name).read_text(errors="replace").strip().splitlines()
                 raise CommandFailed(
@@ -161,13 +180,13 @@ class Service:
 
     def stop(self) -> None:
         """End the processes; what nodes use goes on."""
-        found = [process for member in self.members if (process := self.process(member.name))]
+        found = [process for member in reversed(self._processes) if (process := self.process(member.name))]
         for process in found:
             process.stop()
 
     def end_daemons(self) -> None:
         """End the targets and DHCP servers of all gateways."""
-        for member in self.members:
+        for member in self._processes:
             for process in processes.recorded_below(self.state(member.name)):
                 process.stop(kill=True)
         for site in self.gateway_sites():
@@ -238,18 +257,61 @@ class Service:
     def _leg_options(self) -> dict[str, str]:
         return {"database": self._switch.db, "bridge": BRIDGE, "namespace": self._layout.namespace}
 
-    def _write_settings(self) -> None:
-        for member in self.members:
+    def _make_folders(self) -> None:
+        """Make what the processes find when they start, theirs where it should be: folders, settings, a pool."""
+        user = self._layout.user
+        for member in self._processes:
             file = self._settings_file(member.name)
             with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as out:
                 out.write(self._settings(member))
+            self.state(member.name).mkdir(mode=0o700, exist_ok=True)
+            if user and member.command != _HELPER:
+                shutil.chown(file, user)
+                shutil.chown(self.state(member.name), user)
+        self._keys.mkdir(mode=0o700, exist_ok=True)
+        if self._layout.store is Store.CEPH:
+            shutil.copy(self.postgres.password_file, self._password_file)
+            self._password_file.chmod(0o600)
+        if user:
+            for mine in (self._keys, *self._keys.iterdir()):
+                shutil.chown(mine, user)
+            _own(_CACHE, user)
+            if self._layout.store is Store.LOCAL:
+                self._mount_pool(user)
+
+    def _mount_pool(self, user: str) -> None:
+        """Mount the storage's pool, which takes root's rights."""
+        for member in self.members:
+            site = Site(self.state(member.name), "0" * 8)
+            local = LocalStorage({"pool_size": _POOL_SIZE}, site)
+            pool = local.mount()
+            for folder in (self.state(member.name) / "storage", pool):
+                shutil.chown(folder, user)
+
+    @property
+    def _password_file(self) -> Path:
+        return self._keys / "pgpass"
+
+    @property
+    def _keys(self) -> Path:
+        return self._folder / "keys"
+
+    def _helper_settings(self) -> list[str]:
+        if not self._layout.user:
+            return []
+        return [
+            "[helper]",
+            f"socket = {toml(str(self._folder / 'helper.socket' / 'socket'))}",
+            f"state_dir = {toml(str(self.state(_HELPER)))}",
+            f"user = {toml(self._layout.user)}",
+        ]
 
     def _settings(self, member: Member) -> str:
         switch = {"database": self._switch.db, "bridge": BRIDGE}
         if self._layout.store is Store.LOCAL:
             database, storage, options = None, "local", {"pool_size": _POOL_SIZE}
         else:
-            database, storage = self.postgres.url, "rbd"
+            database, storage = self.postgres.url_of(ROLE, self._password_file), "rbd"
             options = {
                 "pool": self.ceph.pool,
                 "user": _CEPH_USER,
@@ -257,29 +319,61 @@ class Service:
                 "conf": str(self.ceph.conf),
             }
         lines = [
-            f"state_dir = {_toml(str(self.state(member.name)))}",
-            f"key_file = {_toml(str(self._folder / 'secret.key'))}",
+            f"state_dir = {toml(str(self.state(member.name)))}",
+            f"cache_dir = {toml(str(_CACHE))}",
+            f"key_file = {toml(str(self._keys / 'secret.key'))}",
             "[api]",
             f"port = {self._layout.api_port}",
-            *(["[database]", f"url = {_toml(database)}"] if database else []),
+            *(["[database]", f"url = {toml(database)}"] if database else []),
             "[storage]",
-            f"driver = {_toml(storage)}",
-            f"options = {_toml(options)}",
+            f"driver = {toml(storage)}",
+            f"options = {toml(options)}",
             "[leg]",
             'driver = "ovs"',
-            f"options = {_toml(self._leg_options())}",
+            f"options = {toml(self._leg_options())}",
             f"[switches.{SWITCH}]",
             'driver = "ovs"',
-            f"options = {_toml(switch)}",
+            f"options = {toml(switch)}",
+            *self._helper_settings(),
             "[gateway]",
-            f"name = {_toml(member.name)}",
+            f"name = {toml(member.name)}",
             "[worker]",
-            f"name = {_toml(member.name)}",
+            f"name = {toml(member.name)}",
         ]
         return "\n".join(lines) + "\n"
 
 
-def _toml(value: str | dict[str, str]) -> str:
+def service_user(folder: Path) -> str | None:
+    """Return whom the service of a lab in a folder can run as; root if None.
+
+    That user has to exist, and to get at the folder and at BMI's own program.
+    """
+    try:
+        pwd.getpwnam(_USER)
+        run([*_become(_USER), "test", "-x", folder])
+        run([*_become(_USER), sys.executable, "-c", "import bmi"])
+    except (KeyError, CommandFailed):
+        return None
+    return _USER
+
+
+def _become(user: str) -> list[str]:
+    no_rights = ("--inh-caps=-all", "--bounding-set=-all", "--no-new-privs")
+    return ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", *no_rights, "--"]
+
+
+def _own(folder: Path, user: str) -> None:
+    """Give a folder, and all that is in it, to a user, unless it is his."""
+    uid, gid = pwd.getpwnam(user)[2:4]
+    folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+    if folder.stat().st_uid != uid:
+        for found, folders, files, descriptor in os.fwalk(folder, topdown=False):
+            for name in (*folders, *files):
+                os.chown(name, uid, gid, dir_fd=descriptor, follow_symlinks=False)
+            os.chown(found, uid, gid, follow_symlinks=False)
+
+
+def toml(value: str | Mapping[str, str]) -> str:
     """Return a text, or a table of texts, as TOML writes it: JSON's strings are TOML's too."""
     if isinstance(value, str):
         return json.dumps(value)

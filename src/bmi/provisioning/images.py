@@ -199,7 +199,8 @@ def build_image(run: Run) -> None:
             run.stop_if_cancelled()
             run.progress("build", doing, fraction)
 
-        return build(recipe, cache=parts.settings.cache_dir / "images", progress=tell)
+        cache, helper = parts.settings.cache_dir / "images", parts.settings.helper.socket
+        return build(recipe, cache=cache, progress=tell, helper=helper)
 
     def take_in() -> str:
         info = parts.storage.import_image(image, built(), telling(run, "import"))

@@ -4,7 +4,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
-from uuid import UUID
 
 import pytest
 from nftables import Nftables
@@ -12,10 +11,10 @@ from nftables import Nftables
 from bmi import netns
 from bmi.drivers import Outcome
 from bmi.drivers.target import Export, Portal
-from bmi.drivers.target.peers import let_only_the_peer_in
 from bmi.drivers.target.tgt import TgtTarget
 from bmi.errors import TargetError
 from bmi.ids import new_id
+from bmi.rights import OWN
 from tests.iscsi import DROPPED, gets_through, make_export
 from tests.legs import LEG, NODE, STRANGER, Wire
 
@@ -30,6 +29,11 @@ def export(tmp_path: Path) -> Export:
 
 def connects(wire: Wire, portal: Portal, source: IPv4Address) -> bool:
     return gets_through(wire.far(portal), source)
+
+
+def let_in(portal: Portal) -> bool:
+    assert portal.namespace is not None
+    return OWN.let_in(portal.namespace, portal.port, portal.peer)
 
 
 def nft(wire: Wire, command: str) -> str:
@@ -83,7 +87,7 @@ def test_a_filter_that_somebody_emptied_is_mended(
 
 def test_other_tables_of_the_namespace_are_left_alone(wire: Wire) -> None:
     nft(wire, "add table ip site")
-    let_only_the_peer_in(replace(wire.portal(), peer=PEER))
+    OWN.let_in(wire.leg, wire.portal().port, PEER)
     assert "table ip site" in nft(wire, "list ruleset")
 
 
@@ -93,13 +97,12 @@ def test_many_portals_at_once_get_each_its_own_peer(wire: Wire) -> None:
         for number in range(200)
     ]
     with ThreadPoolExecutor(8) as threads:
-        assert all(threads.map(let_only_the_peer_in, portals))
-        assert not any(threads.map(let_only_the_peer_in, portals))
+        assert all(threads.map(let_in, portals))
+        assert not any(threads.map(let_in, portals))
     assert nft(wire, "list ruleset").count("drop") == 1
     assert nft(wire, "list ruleset").count("10.66.0.") == 200
 
 
 def test_a_namespace_that_is_not_there_is_named(wire: Wire) -> None:
-    gone = Portal(UUID(int=1), LEG, 3260, "bmit-gone", PEER)
     with pytest.raises(TargetError, match="bmit-gone"):
-        let_only_the_peer_in(gone)
+        OWN.let_in("bmit-gone", 3260, PEER)

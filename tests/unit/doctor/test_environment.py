@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from bmi import rights
 from bmi.doctor import environment
 from bmi.doctor.environment import Listener, listeners, takes
 from bmi.doctor.sheet import Sheet
+from bmi.rights import OWN
 
 SHOWN = """\
 LISTEN 0 4096  127.0.0.1:6230  0.0.0.0:*  users:(("bmi",pid=10,fd=7))
@@ -20,8 +22,8 @@ LISTEN 0 1              *:6230        *:*  users:(("java",pid=13,fd=1))
 
 
 def test_what_ss_shows_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environment, "run", lambda *_, **__: SHOWN)
-    found = listeners("ns", 6230)
+    monkeypatch.setattr(rights, "run", lambda *_, **__: SHOWN)
+    found = listeners(OWN, "ns", 6230)
     assert found == [
         Listener("127.0.0.1", "bmi", 10),
         Listener("::", "nginx", 12),
@@ -35,9 +37,9 @@ def test_what_ss_shows_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_real_listener_is_seen() -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        assert listeners(None, listener.getsockname()[1]) == []
+        assert listeners(OWN, None, listener.getsockname()[1]) == []
         listener.listen()
-        (found,) = listeners(None, listener.getsockname()[1])
+        (found,) = listeners(OWN, None, listener.getsockname()[1])
     assert (found.address, found.pid) == ("127.0.0.1", os.getpid())
 
 

@@ -19,10 +19,11 @@ from bmi.boot.service import apply_export
 from bmi.cli.main import run as run_command
 from bmi.db import Db, now
 from bmi.drivers.leg.memory import MemoryLeg
-from bmi.errors import AddressTaken, BadRequest, GatewayUnavailable, SettingsInvalid
+from bmi.errors import AddressTaken, BadRequest, GatewayUnavailable, HelperUnavailable, SettingsInvalid
 from bmi.gateways import orders, service
 from bmi.gateways.models import Gateway, Order
 from bmi.gateways.orders import VERBS, OrderTaker, at_gateway
+from bmi.gateways.place import Place
 from bmi.ids import new_id
 from bmi.parts import GatewayParts, Parts
 from bmi.provisioning.converge import converge
@@ -413,3 +414,37 @@ def test_the_command_shows_who_acts_for_whom(capsys: pytest.CaptureFixture[str],
     monkeypatch.setattr("bmi.cli.members.connect", Bmi)
     assert run_command(["members"]) == 0
     assert "dead, g2 acts for it" in capsys.readouterr().out
+
+
+def test_who_cannot_keep_his_addresses_lets_others_take_his_place(
+    api: TestClient, parts: Parts, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, away = Place(parts), HelperUnavailable("the helper is away", next_step="start it")
+    with parts.db.write() as session:
+        session.add(Gateway(id=new_id(), name="other", number=2, seen_at=clock.time + timedelta(hours=1)))
+    parts.gateway.lease = service.LEASE
+
+    def seen_at() -> datetime:
+        with parts.db.read() as session:
+            return session.get_one(Gateway, parts.gateway.id).seen_at
+
+    time_passes = [0.0]
+    monkeypatch.setattr("bmi.gateways.place.time.monotonic", lambda: time_passes[0])
+    place._keep(service.LEASE)
+    with monkeypatch.context() as patch:
+        patch.setattr(MemoryLeg, "renew", lambda *_: (_ for _ in ()).throw(away))
+        clock.pass_by(service.LEASE)
+        time_passes[0] += service.LEASE
+        with pytest.raises(HelperUnavailable):
+            place._keep(service.LEASE)
+        place._beat()  # the addresses are still there
+        assert seen_at() == clock.time
+        clock.pass_by(1)
+        time_passes[0] += 1
+        with pytest.raises(GatewayUnavailable, match="could not keep its addresses for 15 s"):
+            place._beat()
+        assert seen_at() < clock.time
+    place._keep(service.LEASE)
+    place._beat()
+    assert seen_at() == clock.time
+    place.close()

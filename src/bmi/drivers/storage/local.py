@@ -57,13 +57,23 @@ class LocalStorage(FileStorage):
     def prepare(self) -> None:
         """Find where reflinks work, mount the pool if it takes one, and remove what was left half-made."""
         with self._failures(f"the storage in {self._home} could not be prepared"):
+            self.mount()
+            self._lay_out()
+
+    def mount(self) -> Path:
+        """Do the part of `prepare` that may take root's rights, and return the folder that holds the store.
+
+        Raises:
+            StorageError: The folder's file system has no reflinks, and no pool can be mounted.
+        """
+        with self._failures(f"the storage in {self._home} could not be mounted"):
             self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
             if self._needs_pool():
                 self._prepare_pool()
                 self._prepared = self._pool.mountpoint
             else:
                 self._prepared = self._home
-            self._lay_out()
+            return self._prepared
 
     def dismantle(self) -> None:
         """Unmount the pool, if there is one."""
@@ -92,7 +102,13 @@ class LocalStorage(FileStorage):
                 f"the file system of {self._home} has no reflinks, and a pool is forbidden (pool_size = 0)",
                 next_step="mount XFS or btrfs there, or allow a pool",
             )
-        self._pool.up(self._options.pool_size or self._default_pool_size())
+        if os.geteuid() == 0:
+            self._pool.up(self._options.pool_size or self._default_pool_size())
+        elif not self._pool.mountpoint.is_mount():
+            raise StorageError(
+                f"the file system of {self._home} has no reflinks, and only root can mount a pool there",
+                next_step="mount XFS or btrfs there, and let it belong to the user that BMI runs as",
+            )
 
     def _default_pool_size(self) -> int:
         free = _free(os.statvfs(self._home))

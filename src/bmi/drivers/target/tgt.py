@@ -4,7 +4,8 @@ tgtd keeps its state in memory and shares one fate among all its targets. So eve
 own, that process outlives BMI, and a new one is filled before it listens where initiators look.
 
 Images in Ceph are opened by tgtd itself, with librbd. Ceph is reachable from the host's network namespace only:
-for a portal in another one tgtd runs in the host's, and a forwarder stands before it. Give each such export a
+for a portal in another one tgtd runs in the host's, and a forwarder stands before it; so it is with files where
+BMI is not root and cannot start a program inside a namespace. Give each such export a
 portal of its own: an initiator can make this tgtd abort (a READ of no blocks is enough), and while Ceph does not
 answer to a request for one image, tgtd does nothing for the others.
 
@@ -14,7 +15,7 @@ tgtd acknowledged outlives it, flushed or not: it is in the kernel's page cache,
 configuration says `rbd_cache_policy = writethrough`.
 
 tgtd lets in by name or by address, not by both. So it asks for the name, and the kernel for the address: see
-`bmi.drivers.target.peers`.
+`bmi.rights.peers`.
 
 Discovery is closed to everyone. A node that lost its power stays among the sessions until it comes back or TCP
 gives up: after some hours, or two minutes with a forwarder, which looks after it. tgtd could ask with NOP-In, but
@@ -34,7 +35,6 @@ from pydantic import Field
 from bmi.drivers import Options, Outcome, Site, parse_options
 from bmi.drivers.target import Export, Portal, Removal, Session
 from bmi.drivers.target.checks import check_exports, check_portal
-from bmi.drivers.target.peers import let_only_the_peer_in
 from bmi.drivers.target.tgt_export import Filled, fill, served, take_apart
 from bmi.drivers.target.tgt_lock import PortalLocks
 from bmi.drivers.target.tgt_server import TgtServer
@@ -63,6 +63,7 @@ class TgtTarget:
     def __init__(self, options: Mapping[str, Any], site: Site) -> None:
         self._options = parse_options(TgtOptions, options, driver="tgt")
         self._folder = site.state_dir / "target"
+        self._rights = site.rights
         self._locks = PortalLocks(self._folder)
         self._guard = threading.Lock()  # of what follows
         self._watched: set[int] = set()  # process ids, which stay taken while somebody watches
@@ -87,7 +88,9 @@ class TgtTarget:
             server = self._server(portal.id)
             if server.hangs():
                 self._end(server)
-            forwarded = portal.namespace is not None and (_in_ceph(exports) or server.forwarder.known())
+            forwarded = portal.namespace is not None and (
+                _in_ceph(exports) or server.forwarder.known() or not self._rights.inside
+            )
             with self._ended_if_it_hangs(server, exports):
                 process = self._in_place(server, portal, exports, forwarded=forwarded)
                 started = process is None
@@ -206,7 +209,9 @@ class TgtTarget:
     # --- how ---------------------------------------------------------------------------------------------
 
     def _server(self, portal: UUID) -> TgtServer:
-        return TgtServer(self._folder / str(portal), answer_deadline=self._options.answer_deadline)
+        return TgtServer(
+            self._folder / str(portal), answer_deadline=self._options.answer_deadline, rights=self._rights
+        )
 
     def _known(self) -> list[UUID]:
         folders = self._folder.iterdir() if self._folder.exists() else []
@@ -265,7 +270,9 @@ class TgtTarget:
     def _open(self, server: TgtServer, portal: Portal, *, forwarded: bool) -> bool:
         """Let initiators reach a filled server, the right ones only; returns whether anything changed."""
         try:
-            guarded = let_only_the_peer_in(portal)
+            guarded = portal.namespace is not None and self._rights.let_in(
+                portal.namespace, portal.port, portal.peer
+            )
             opened = self._lead(server, portal) if forwarded else server.listen(portal)
         except (PortTaken, TargetError):
             if server.never_listened():

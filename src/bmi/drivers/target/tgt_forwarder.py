@@ -17,12 +17,13 @@ from pathlib import Path
 
 import psutil
 
-from bmi import netns, processes
+from bmi import processes
 from bmi.drivers.target import Portal
 from bmi.drivers.target import tgt_forwarder_control as control
 from bmi.drivers.target.tgt_ports import NAMESPACES, connected, port_taken
 from bmi.errors import CommandFailed, DeadlineExceeded, LegError, PortTaken, TargetError
 from bmi.processes import Process
+from bmi.rights import Rights
 from bmi.wait import wait_until
 
 _USER = "haproxy"  # whom Debian's package makes
@@ -49,11 +50,15 @@ _SOCKET_OPTIONS = (
 """What accepted connections inherit from the listening socket."""
 
 # Connections that are silent for 24 days end: HAProxy wants a limit, and this is about its highest.
-_CONFIGURATION = f"""\
-global
+_IDENTITY = f"""\
     user {_USER}
     group {_USER}
-    chroot {_ROOM}
+    chroot {_ROOM}"""
+"""What only root can become; others stay who they are."""
+
+_CONFIGURATION = f"""\
+global
+{{identity}}
     nbthread 1
     maxconn {_CONNECTIONS}
     tune.bufsize 65536
@@ -94,10 +99,12 @@ class Forwarder:
 
     Args:
         folder: The portal's own folder.
+        rights: How to get into the portal's namespace.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, rights: Rights) -> None:
         self._folder = folder
+        self._rights = rights
         self._record = folder / "forwarder.json"
         self._log = folder / "forwarder.log"
         self._configuration = folder / "forwarder.cfg"
@@ -138,7 +145,7 @@ class Forwarder:
         if route is None:
             return set()
         try:
-            table = netns.call_inside(route.namespace, lambda: Path("/proc/thread-self/net/tcp").read_text())
+            table = self._rights.tcp_table(route.namespace)
         except LegError:  # it has just been removed
             return set()
         return connected(table, route.address, route.port)
@@ -176,11 +183,35 @@ class Forwarder:
 
     def _listener(self, portal: Portal) -> socket.socket:
         try:
-            return _listen(portal)
+            return self._listen(portal)
         except PortTaken:
             if not self.kill_forgotten():
                 raise
-            return _listen(portal)
+            return self._listen(portal)
+
+    def _listen(self, portal: Portal) -> socket.socket:
+        """Listen on a portal's address inside its namespace."""
+        try:
+            listener = self._rights.socket_inside(portal.namespace, socket.AF_INET, socket.SOCK_STREAM)
+        except LegError as error:
+            raise TargetError(error.message, next_step=error.next_step) from error
+        try:
+            for level, option, value in _SOCKET_OPTIONS:
+                listener.setsockopt(level, option, value)
+            listener.bind((str(portal.address), portal.port))
+            listener.listen(_BACKLOG)
+        except OSError as error:
+            listener.close()
+            raise self._cannot_listen(portal, error) from error
+        return listener
+
+    def _cannot_listen(self, portal: Portal, error: OSError) -> PortTaken | TargetError:
+        if error.errno == errno.EADDRINUSE:
+            return port_taken(self._rights, portal)
+        return TargetError(
+            f"nothing can listen on {portal} in namespace {portal.namespace}: {os.strerror(error.errno or 0)}",
+            next_step="bring the gateway's address on this network up",
+        )
 
     def _launch(self, listener: socket.socket, route: _Route) -> Process:
         try:
@@ -200,7 +231,10 @@ class Forwarder:
         with control.listen(self._folder) as asked:
             self._configuration.write_text(
                 _CONFIGURATION.format(
-                    descriptor=listener.fileno(), control=asked.fileno(), destination=route.destination
+                    identity=_IDENTITY if os.geteuid() == 0 else "",
+                    descriptor=listener.fileno(),
+                    control=asked.fileno(),
+                    destination=route.destination,
                 )
             )
             return processes.start(
@@ -212,15 +246,13 @@ class Forwarder:
             )
 
     def _is_ready(self, process: Process) -> bool:
-        """Say whether it has given up root's rights, which it does when all else is done."""
+        """Say whether it answers; it has given up root's rights by then, where it had them."""
         if not process.alive():
             raise TargetError(
                 f"haproxy ended while it started: {self._log.read_text(errors='replace')[-_LOG_QUOTED:]}",
                 next_step=f"mend what it complains about in {self._log}",
             )
-        with suppress(psutil.NoSuchProcess):
-            return psutil.Process(process.pid).uids().effective != 0
-        return False
+        return control.answers(self._folder, deadline=_START_DEADLINE) and process.alive()
 
     def _route(self) -> _Route | None:
         """Read where it leads from its environment, which nothing can part from the process."""
@@ -255,29 +287,3 @@ def _route(portal: Portal, destination: str) -> _Route:
     except FileNotFoundError:
         inode = 0  # to listen will fail, and say it in words
     return _Route(str(portal.address), portal.port, portal.namespace, inode, destination)
-
-
-def _listen(portal: Portal) -> socket.socket:
-    """Listen on a portal's address inside its namespace."""
-    try:
-        listener = netns.socket_inside(portal.namespace, socket.AF_INET, socket.SOCK_STREAM)
-    except LegError as error:
-        raise TargetError(error.message, next_step=error.next_step) from error
-    try:
-        for level, option, value in _SOCKET_OPTIONS:
-            listener.setsockopt(level, option, value)
-        listener.bind((str(portal.address), portal.port))
-        listener.listen(_BACKLOG)
-    except OSError as error:
-        listener.close()
-        raise _cannot_listen(portal, error) from error
-    return listener
-
-
-def _cannot_listen(portal: Portal, error: OSError) -> PortTaken | TargetError:
-    if error.errno == errno.EADDRINUSE:
-        return port_taken(portal)
-    return TargetError(
-        f"nothing can listen on {portal} in namespace {portal.namespace}: {os.strerror(error.errno or 0)}",
-        next_step="bring the gateway's address on this network up",
-    )

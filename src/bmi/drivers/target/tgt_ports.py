@@ -7,8 +7,8 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from bmi.drivers.target import Portal
-from bmi.errors import CommandFailed, PortTaken
-from bmi.run import run
+from bmi.errors import BmiError, PortTaken
+from bmi.rights import Rights
 
 NAMESPACES = Path("/run/netns")
 """Where ip-netns(8) keeps them."""
@@ -16,10 +16,10 @@ NAMESPACES = Path("/run/netns")
 _ESTABLISHED = "01"  # in /proc/net/tcp (proc(5))
 
 
-def port_taken(portal: Portal) -> PortTaken:
+def port_taken(rights: Rights, portal: Portal) -> PortTaken:
     """Return the error that says who listens on a portal's address, as far as this user may know."""
     return PortTaken(
-        f"address {where(portal)} is taken by {_holder(portal) or 'another program'}",
+        f"address {where(portal)} is taken by {_holder(rights, portal) or 'another program'}",
         next_step="end that program, or let BMI listen on another address or port",
     )
 
@@ -77,10 +77,10 @@ def _address(hexadecimal: str) -> str:
     return str(IPv4Address(number.to_bytes(4, sys.byteorder)))
 
 
-def _holder(portal: Portal) -> str | None:
+def _holder(rights: Rights, portal: Portal) -> str | None:
     try:
-        sockets = run(["ss", "-Hltnp", f"sport = :{portal.port}"], namespace=portal.namespace)
-    except CommandFailed:
+        sockets = rights.listening(portal.namespace, portal.port)
+    except BmiError:
         return None
     for line in sockets.splitlines():
         local = line.split()[3].rpartition(":")[0]

@@ -21,6 +21,7 @@ from bmi.drivers.target.tgt_ports import NAMESPACES, connected_to, port_taken, w
 from bmi.drivers.target.tgt_socket import NAME, Refused, TgtSocket, Unanswered
 from bmi.errors import CommandFailed, DeadlineExceeded, PortTaken, TargetError
 from bmi.processes import Process
+from bmi.rights import Rights
 from bmi.wait import wait_until
 
 log = logging.getLogger(__name__)
@@ -44,11 +45,12 @@ class _Taken(TargetError):
 class TgtServer:
     """The tgtd of one portal, running or not."""
 
-    def __init__(self, folder: Path, *, answer_deadline: float) -> None:
+    def __init__(self, folder: Path, *, answer_deadline: float, rights: Rights) -> None:
         self.folder = folder
         self.tgtd = TgtSocket(folder, answer_deadline)
         self.log = Log(folder / "tgtd.log")
-        self.forwarder = Forwarder(folder)
+        self.forwarder = Forwarder(folder, rights)
+        self._rights = rights
         self.locks = CephLocks(folder)
         self._record = folder / "process.json"
 
@@ -135,13 +137,21 @@ class TgtServer:
             try:
                 self.tgtd.new_portal(wanted)
             except Refused as refused:
-                raise _no_portal(portal, self.log.end_since(offset)) from refused
+                raise self._no_portal(portal, self.log.end_since(offset)) from refused
         others = [address for address in found if address != wanted]
         for address in others:
             self.tgtd.delete_portal(address)
         if forwarded:
             self.forwarder.forget()
         return wanted not in found or bool(others)
+
+    def _no_portal(self, portal: Portal, logged: str) -> TargetError | PortTaken:
+        if "Address already in use" in logged:
+            return port_taken(self._rights, portal)
+        return TargetError(
+            f"tgtd cannot listen on {where(portal)}: {logged}",
+            next_step="bring the gateway's address on this network up",
+        )
 
     def is_led_to(self, portal: Portal) -> bool:
         """Say whether a forwarder leads from a portal to this server."""
@@ -265,15 +275,6 @@ def _wait(until: Callable[[], bool], *, deadline: float, what: str, next_step: s
         wait_until(until, deadline=deadline, what=what, next_step=next_step, poll=_POLL)
     except DeadlineExceeded as error:
         raise TargetError(error.message, next_step=error.next_step) from error
-
-
-def _no_portal(portal: Portal, logged: str) -> TargetError | PortTaken:
-    if "Address already in use" in logged:
-        return port_taken(portal)
-    return TargetError(
-        f"tgtd cannot listen on {where(portal)}: {logged}",
-        next_step="bring the gateway's address on this network up",
-    )
 
 
 def _rchar(counters: Path) -> int:

@@ -20,7 +20,9 @@ _LOCK_POLL = 0.2  # seconds
 _ASSEMBLING = 0.95  # fraction of the time that has gone when the root file system is there
 
 
-def build(recipe: Recipe, *, cache: Path, progress: Callable[[str, float], None]) -> Path:
+def build(
+    recipe: Recipe, *, cache: Path, progress: Callable[[str, float], None], helper: Path | None = None
+) -> Path:
     """Make a golden image, or return the one that was made before from the same recipe.
 
     It may be killed at any instruction and called again. Callers of the same recipe wait for the first one.
@@ -30,6 +32,7 @@ def build(recipe: Recipe, *, cache: Path, progress: Callable[[str, float], None]
         cache: Folder that keeps the images; not shared with anything else.
         progress: Told what is going on, and the fraction of the work that is done (0 to 1). What it raises
             ends the build.
+        helper: Socket of the helper, for a process that is not root and can gain no rights.
 
     Returns:
         A raw disk image, sparse. Do not write to it.
@@ -45,7 +48,7 @@ def build(recipe: Recipe, *, cache: Path, progress: Callable[[str, float], None]
     if not image.exists():
         with _alone(cache / f".{name}.lock", progress):
             if not image.exists():
-                _build(recipe, image, progress)
+                _build(recipe, image, progress, helper)
     progress("done", 1.0)
     return image
 
@@ -60,12 +63,12 @@ def digest(recipe: Recipe) -> str:
     return sums.hexdigest()[:16]
 
 
-def _build(recipe: Recipe, image: Path, progress: Callable[[str, float], None]) -> None:
+def _build(recipe: Recipe, image: Path, progress: Callable[[str, float], None], helper: Path | None) -> None:
     _sweep(image.parent, own=image.stem)
     work = Path(tempfile.mkdtemp(prefix=f".{image.stem}.", suffix=".work", dir=image.parent))
     try:
         work.chmod(0o755)  # apt drops its privileges and still has to read here
-        root, as_root = rootfs.make(recipe, work, progress)
+        root, as_root = rootfs.make(recipe, work, progress, helper)
         progress("assembling the disk", _ASSEMBLING)
         part = work / "disk.raw"
         disk.assemble(root, part, size=recipe.size, label=recipe.label, as_root=as_root)

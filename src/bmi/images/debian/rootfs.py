@@ -8,6 +8,7 @@ import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
+from bmi.helper.new_ids import stand_in
 from bmi.images.debian.recipe import Kernel, Recipe
 from bmi.run import run, stream
 
@@ -60,13 +61,16 @@ _UNPACKING = 0.90
 Progress = Callable[[str, float], None]
 
 
-def make(recipe: Recipe, work: Path, progress: Progress) -> tuple[Path, tuple[str, ...]]:
+def make(
+    recipe: Recipe, work: Path, progress: Progress, helper: Path | None = None
+) -> tuple[Path, tuple[str, ...]]:
     """Make the root file system as a folder.
 
     Args:
         recipe: What goes in.
         work: Folder to work in.
         progress: Told what is going on, and the fraction of the work that is done.
+        helper: Socket of the helper, for a process that is not root and can gain no rights.
 
     Returns:
         The folder, and the words to put before a command so that it sees the files' true owners.
@@ -77,7 +81,7 @@ def make(recipe: Recipe, work: Path, progress: Progress) -> tuple[Path, tuple[st
     """
     overlay, packed, folder = work / "overlay.tar", work / "root.tar", work / "root"
     write_overlay(recipe, overlay)
-    _bootstrap(recipe, overlay, packed, work, progress)
+    _bootstrap(recipe, overlay, packed, work, progress, helper)
     progress("unpacking the root file system", _UNPACKING)
     folder.mkdir()
     as_root = _as_root(work)
@@ -111,7 +115,9 @@ def write_overlay(recipe: Recipe, overlay: Path) -> None:
                 tar.addfile(entry, io.BytesIO(content))
 
 
-def _bootstrap(recipe: Recipe, overlay: Path, packed: Path, work: Path, progress: Progress) -> None:
+def _bootstrap(
+    recipe: Recipe, overlay: Path, packed: Path, work: Path, progress: Progress, helper: Path | None
+) -> None:
     # What a killed mmdebstrap leaves goes with the work folder.
     temporary = work / "tmp"
     temporary.mkdir(mode=0o755)
@@ -135,7 +141,9 @@ def _bootstrap(recipe: Recipe, overlay: Path, packed: Path, work: Path, progress
             if line.startswith(f"I: {said}"):
                 progress(meaning, fraction)
 
-    stream(words, line=tell, timeout=_TIMEOUT, env={"TMPDIR": str(temporary)})
+    # It gives files to many users, which takes ids that only root can give.
+    gained = stand_in(work / "ids", helper) if helper and not _is_root() else {}
+    stream(words, line=tell, timeout=_TIMEOUT, env={"TMPDIR": str(temporary), **gained})
 
 
 def _contained() -> list[str]:

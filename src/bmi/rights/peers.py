@@ -16,7 +16,6 @@ from ipaddress import IPv4Address
 from typing import Any
 
 from bmi import netns
-from bmi.drivers.target import Portal
 from bmi.errors import LegError, TargetError
 
 _TABLE = "inet bmi"
@@ -34,23 +33,23 @@ add rule {_TABLE} input tcp dport @guarded ip saddr . tcp dport != @peers counte
 _changing = threading.Lock()  # between reading and writing; other processes have other portals
 
 
-def let_only_the_peer_in(portal: Portal) -> bool:
-    """Keep everybody but its peer from a portal; returns whether anything had to change.
+def let_in(namespace: str, port: int, peer: IPv4Address | None) -> bool:
+    """Keep everybody but one address from a port; returns whether anything had to change.
 
     Args:
-        portal: Where. Without a peer everybody is let through; without a namespace nothing is done.
+        namespace: Name of the namespace.
+        port: Of TCP.
+        peer: Who is let through; everybody if None.
 
     Raises:
         TargetError: The kernel does not take it, or there is no such namespace.
     """
-    if portal.namespace is None:
-        return False
-    wanted = set() if portal.peer is None else {portal.peer}
+    wanted = set() if peer is None else {peer}
     with _changing:
-        filter = _Filter.read(portal.namespace)
-        commands = filter.missing(portal.port, wanted)
+        filter = _Filter.read(namespace)
+        commands = filter.missing(port, wanted)
         if commands:
-            _run(portal.namespace, "\n".join(commands))
+            _run(namespace, "\n".join(commands))
     return bool(commands)
 
 
