@@ -76,7 +76,7 @@ class Installed:
             "Type=oneshot",
             "Restart=no",
             f"TimeoutStartSec={seconds:g}",
-            f"StandardOutput=file:{output}",
+            f"StandardOutput=truncate:{output}",
         ]
         new = self.like(unit, name, command, more=[*lines, *more])
         done = self.box.try_run("systemctl", "start", new, seconds=seconds + 30)

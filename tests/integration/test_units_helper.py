@@ -174,8 +174,8 @@ def test_nobody_else_may_ask_the_helper(host: Host) -> None:
 
 
 def test_a_node_that_is_given_back_leaves_nothing(provisioned: Host) -> None:
-    provisioned.command("node deprovision n1 --project red --yes")
-    provisioned.command("network delete lan --project red --yes")
+    provisioned.command("node deprovision n1")
+    provisioned.command("network delete lan --project red")
     for program in ("dnsmasq", "tgtd", "haproxy"):
         assert provisioned.processes(program) == {}, program
     assert provisioned.box.run("ip", "netns", "list") == ""
