@@ -120,14 +120,17 @@ def documented(heading: str) -> str:
 
 
 @contextmanager
-def installed(settings: str, *, shown: Sequence[tuple[Path, str]] = ()) -> Iterator[Installed]:
+def installed(
+    settings: str, *, shown: Sequence[tuple[Path, str]] = (), hosts_network: bool = False
+) -> Iterator[Installed]:
     """Run a box with BMI installed; no unit of it is started.
 
     Args:
         settings: Content of /etc/bmi/bmi.toml.
         shown: Further folders of this host, and where they are in the box.
+        hosts_network: As for `systemd_box`.
     """
-    with systemd_box(shown=[(ROOT, CHECKOUT), *shown]) as box:
+    with systemd_box(shown=[(ROOT, CHECKOUT), *shown], hosts_network=hosts_network) as box:
         box.write("/opt/bmi/bin/bmi", PROGRAM, mode=0o755)
         box.write("/root/bmi.toml", settings, mode=0o600)
         box.shell(f"cd {CHECKOUT}\n{documented('User, units, folders')}")

@@ -1,6 +1,6 @@
 """A systemd that runs as process 1 of a box: namespaces of its own over this host's files.
 
-What is written inside is in memory and goes with the box. The box has a loopback interface and no other. Its end is
+What is written inside is in memory and goes with the box. The box has a loopback interface and no other, if not told otherwise. Its end is
 that of its process 1; it ends too when the process of the tests is killed.
 """
 
@@ -176,18 +176,22 @@ class SystemdBox:
 
 
 @contextmanager
-def systemd_box(*, shown: Sequence[tuple[Path, str]] = ()) -> Iterator[SystemdBox]:
+def systemd_box(
+    *, shown: Sequence[tuple[Path, str]] = (), hosts_network: bool = False
+) -> Iterator[SystemdBox]:
     """Run a box; nothing of it is left then.
 
     Args:
         shown: Folders of this host, and where they are in the box, read-only and whoever may pass above them here.
+        hosts_network: Whether it has this host's network instead of its own; then start nothing that changes that.
     """
     folder = Path(tempfile.mkdtemp(prefix="bmi-box-"))
     group = folder.name
     places = [str(word) for pair in shown for word in pair]
     # The words end with this process, and process 1 of the box with them.
     words = ["setpriv", "--pdeathsig", "KILL", "--", "unshare", "--fork", "--kill-child"]
-    words += ["--mount", "--propagation", "private", "--pid", "--uts", "--ipc", "--net"]
+    words += ["--mount", "--propagation", "private", "--pid", "--uts", "--ipc"]
+    words += [] if hosts_network else ["--net"]
     words += ["bash", "-c", _MAKE, "bash", str(folder), group, _FILL, " ".join(_masked()), *places]
     with (folder / "console").open("wb") as console:
         outer = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=console, stderr=console)

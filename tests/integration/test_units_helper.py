@@ -66,6 +66,15 @@ finally:
     shutil.rmtree(work)
 """
 
+BUILD = """
+from pathlib import Path
+from bmi.images.debian.build import build
+from bmi.images.debian.recipe import Recipe
+
+cache, helper = Path("/var/cache/bmi"), Path("/run/bmi-helper/socket")
+print(build(Recipe(), cache=cache, progress=lambda doing, fraction: None, helper=helper).stat().st_size)
+"""
+
 
 class Host:
     """The host in the box."""
@@ -180,3 +189,11 @@ def test_a_node_that_is_given_back_leaves_nothing(provisioned: Host) -> None:
         assert provisioned.processes(program) == {}, program
     assert provisioned.box.run("ip", "netns", "list") == ""
     assert provisioned.ask("doctor")["findings"] == []
+
+
+def test_a_golden_image_is_built_with_what_a_worker_may_do() -> None:
+    with installed(SETTINGS, hosts_network=True) as bmi:  # packages come from a mirror
+        bmi.box.shell("rm -rf /var/cache/bmi/debian-*")
+        bmi.box.shell(documented("Building images"))
+        bmi.box.run("systemctl", "start", "bmi-helper.service")
+        assert bmi.python("bmi-worker.service", "build", BUILD, seconds=500).strip() == str(2 << 30)
