@@ -1,7 +1,7 @@
 """A systemd that runs as process 1 of a box: namespaces of its own over this host's files.
 
-What is written inside is in memory and goes with the box. The box has a loopback interface and no other, if not told otherwise. Its end is
-that of its process 1; it ends too when the process of the tests is killed.
+What is written inside is in memory and goes with the box. The box has a loopback interface and no other, if not told
+otherwise. Its end is that of its process 1; it ends too when the process of the tests is killed.
 """
 
 import os
