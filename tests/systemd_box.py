@@ -1,7 +1,7 @@
 """A systemd that runs as process 1 of a box: namespaces of its own over this host's files.
 
-What is written inside is in memory and goes with the box. The box has a loopback interface and no other, if not told
-otherwise. Its end is that of its process 1; it ends too when the process of the tests is killed.
+What is written inside is in memory and goes with the box. The box has a loopback interface and no other, unless
+told otherwise. Its end is that of its process 1; it ends too when the process of the tests is killed.
 """
 
 import os
@@ -98,9 +98,11 @@ exec /lib/systemd/systemd --unit=basic.target --log-target=auto --show-status=no
 class SystemdBox:
     """A box that runs."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, name: str) -> None:
         self.pid = pid
         """Of its process 1, as the host sees it."""
+        self.name = name
+        """Of its folder, and of its cgroup."""
 
     def path(self, inside: str | Path) -> Path:
         """Return a path by which this process reaches a file of the box."""
@@ -209,7 +211,7 @@ def _started(outer: "subprocess.Popen[bytes]", console: Path) -> SystemdBox:
     def inner() -> SystemdBox | None:
         assert outer.poll() is None, console.read_text(errors="replace")
         pid = next((child.pid for child in psutil.Process(outer.pid).children()), None)
-        return None if pid is None else SystemdBox(pid)
+        return None if pid is None else SystemdBox(pid, console.parent.name)
 
     def started() -> bool:
         inner()

@@ -13,31 +13,17 @@ from tests.systemd_box import SystemdBox, systemd_box
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes namespaces: run as root")
 
 
-def mounts() -> list[str]:
-    return [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-
-
-def cgroups() -> set[str]:
-    """Return the names of the cgroups at the root, wherever this host has mounted them."""
-    words = [
-        "unshare",
-        "--mount",
-        "--propagation",
-        "private",
-        "sh",
-        "-c",
-        "mount -t cgroup2 none /mnt && ls /mnt",
-    ]
-    listed = subprocess.run(words, capture_output=True, text=True, check=True, timeout=30)
-    return set(listed.stdout.split())
-
-
-def folders() -> set[Path]:
-    return set(Path(tempfile.gettempdir()).glob("bmi-box-*"))
+def left(box: SystemdBox) -> list[str]:
+    """Return what there is of a box on this host, other boxes aside."""
+    mounts = [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if box.name in line]
+    # This host's cgroups, wherever it has mounted them.
+    words = ["unshare", "--mount", "--propagation", "private", "sh", "-c"]
+    words += ["mount -t cgroup2 none /mnt && find /mnt -maxdepth 1 -name $0", box.name]
+    cgroups = subprocess.run(words, capture_output=True, text=True, check=True, timeout=30).stdout.split()
+    return [*mounts, *cgroups, *map(str, Path(tempfile.gettempdir()).glob(box.name))]
 
 
 def test_nothing_is_left_when_what_is_done_in_it_fails() -> None:
-    before = mounts(), cgroups(), folders()
     seen: list[SystemdBox] = []
     processes: list[psutil.Process] = []
     with pytest.raises(ZeroDivisionError), systemd_box() as box:
@@ -50,9 +36,10 @@ def test_nothing_is_left_when_what_is_done_in_it_fails() -> None:
         processes += [psutil.Process(box.pid), psutil.Process(box.main_pid("sleeper.service"))]
         assert all(process.is_running() for process in processes)
         assert not Path("/etc/systemd/system/sleeper.service").exists()
+        assert len(left(box)) == 2  # its cgroup and its folder; no mount
         raise ZeroDivisionError
     assert not any(process.is_running() for process in processes)
-    assert (mounts(), cgroups(), folders()) == before
+    assert left(seen[0]) == []
 
 
 def test_a_unit_that_fails_says_why() -> None:
