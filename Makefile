@@ -27,7 +27,7 @@ thorough: setup ## More boots: all golden images, all firmware, plain Debians on
 faults: setup ## Let every workflow go wrong at every point, in every way; writes docs/faults.md (an hour or more)
 	@$(PYTHON) -m tests.faults --real --report docs/faults.md $(ARGS)
 
-security: setup ## Ask every route as everybody, send it anything, search for secrets, let linters look; writes docs/access-rules.md (some minutes)
+security: setup ## Ask every route as everybody, send it anything, search for secrets, let linters look, also at units; writes docs/access-rules.md (some minutes)
 	@$(PYTHON) -m tests.security --report docs/access-rules.md $(ARGS)
 
 check: setup ## Format, lint, types, import rules and unit tests (some minutes)

@@ -1,4 +1,4 @@
-"""`python -m tests.security`: who may do what, any input, where secrets are written, what linters say."""
+"""`python -m tests.security`: who may do what, any input, where secrets are written, what linters say, units."""
 
 import argparse
 import logging
@@ -19,6 +19,7 @@ from tests.databases import sqlite
 from tests.security import linters
 from tests.security.fuzz import EXAMPLES, fuzz
 from tests.security.table import access_table
+from tests.security.units import units
 from tests.security.walk import make_things, walk
 from tests.service import Site, memory_site
 
@@ -106,7 +107,7 @@ def _canaries(told: Told) -> None:
 
 
 def _lint(told: Told) -> None:
-    for linter in (linters.bandit, linters.pip_audit):
+    for linter in (linters.bandit, linters.pip_audit, units):
         began = time.monotonic()
         linted = linter()
         words = f"{linter.__name__.replace('_', '-')} ({linted.remark})"

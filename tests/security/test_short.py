@@ -13,6 +13,7 @@ from bmi.api.access import Role
 from tests.databases import sqlite
 from tests.security.fuzz import fuzz
 from tests.security.linters import bandit
+from tests.security.units import REACHED, UNITS, units
 from tests.security.walk import make_things, walk
 from tests.service import Site, memory_site
 
@@ -59,3 +60,26 @@ def test_the_code_linter_finds_what_is_not_accepted() -> None:
     assert bandit().findings == []
     with patch.dict("tests.security.linters.ACCEPTED", clear=True):
         assert len(bandit().findings) > 5
+
+
+def test_the_units_are_as_tight_as_they_were() -> None:
+    told = units()
+    assert told.findings == []
+    assert told.checks == 11
+    page = (UNITS.parents[1] / "docs" / "install.md").read_text()
+    assert {name: figure for name, figure in REACHED.items() if f"| {name} | {figure} |" not in page} == {}
+
+
+def test_a_looser_unit_and_a_broken_one_are_found(tmp_path: Path) -> None:
+    for unit in UNITS.iterdir():
+        text = unit.read_text()
+        if unit.name == "bmi-api.service":
+            text = text.replace("ProtectSystem=strict", "ProtectSystem=no").replace(
+                "[Install]", "Wnats=x\n[Install]"
+            )
+        (tmp_path / unit.name).write_text(text)
+    (tmp_path / "bmi-worker.service").unlink()
+    wrong = "\n".join(units(tmp_path).findings)
+    assert "bmi-api.service: exposure 1." in wrong
+    assert "Unknown key 'Wnats'" in wrong
+    assert "bmi-worker.service: there is no such unit" in wrong
