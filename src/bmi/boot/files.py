@@ -94,8 +94,8 @@ def write(path: Path, text: str, *, owner: int | None = None) -> None:
     fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(fd, "w") as file:
         if owner is not None:
-            os.fchown(fd, owner, -1)
             os.fchmod(fd, 0o400)
+            os.fchown(fd, owner, -1)
         file.write(text)
     partial.rename(path)
 
