@@ -25,6 +25,7 @@ _HELP = {
     "api": "Run the API alone, beside workers and gateways.",
     "worker": "Run a worker alone: it carries operations out.",
     "gateway": "Run a gateway alone: it serves disks and boots nodes.",
+    "helper": "Do what takes root's rights, so that the others need none.",
     "db": "The service's database: upgrade, check, import an old one.",
     "secrets": "The keys of the secrets in the database: change them, check them.",
     "lab": "Run a virtual data centre to try things out in.",
