@@ -314,6 +314,12 @@ class BootServiceError(BmiError):
     transient = True
 
 
+class CleaningFailed(BmiError):
+    """A node's local disks could not be wiped."""
+
+    code = "cleaning-failed"
+
+
 class BmcUnreachable(BmiError):
     """The management controller of a node does not answer."""
 

@@ -115,6 +115,24 @@ class Helper(Section):
     """Who may ask: the user, by name or number, that the other processes run as."""
 
 
+class Cleaning(Section):
+    """How local disks of nodes are wiped between two tenants."""
+
+    image: str | None = None
+    """Image that wipes them, made with `bmi image build debian --cleaner`; without, nothing is wiped."""
+    project: str = "cleaning"
+    """Project that the image boots in, and whose network it is."""
+    network: str = "cleaning"
+    """Network of that project."""
+    automatic: bool = True
+    """Whether each node that a tenant had is cleaned; else only those for which an admin asks."""
+    method: Literal["full", "quick"] = "full"
+    """`full` writes zeros to the whole of each disk, and looks whether they are there; `quick` discards, and
+    overwrites what tells of partitions and file systems."""
+    deadline: float = Field(6 * 3600, gt=0)
+    """Seconds until a node must have reported."""
+
+
 class Images(Section):
     """What snapshots may become."""
 
@@ -234,6 +252,7 @@ class Settings(BaseSettings):
     switches: dict[str, Driver] = {}
     networks: Networks = Networks()
     images: Images = Images()
+    cleaning: Cleaning = Cleaning()
     intake: Intake = Intake()
     boot: Boot = Boot()
     appliance: ApplianceLimits = ApplianceLimits()

@@ -26,6 +26,9 @@ class ImageBuild(Request):
         description="Bytes of the disk that nodes see",
     )
     cloud_init: bool = Field(False, description="Put cloud-init in, instead of BMI's small first-boot script")
+    cleaner: bool = Field(
+        False, description="It wipes the local disks of nodes that are booted with it to be cleaned"
+    )
     kernel: Literal["cloud", "generic"] = Field("cloud", description="generic: drivers of real servers")
     packages: list[str] = Field([], max_length=200, description="More Debian packages to put in")
 

@@ -26,6 +26,7 @@ class NodeState(StrEnum):
     PROVISIONING = "provisioning"
     ACTIVE = "active"
     DEPROVISIONING = "deprovisioning"
+    CLEANING = "cleaning"
     FAILED = "failed"
     MAINTENANCE = "maintenance"
 
@@ -138,6 +139,8 @@ class Reset(Request):
     """Its disk is kept, unless it is only half made."""
     assume_off: bool = False
     """Do not ask its management controller: somebody has made sure that the node is off. Admins only."""
+    assume_clean: bool = False
+    """Do not have its local disks wiped: somebody has looked after them. Admins only."""
 
 
 class PowerRequest(Request):

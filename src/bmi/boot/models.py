@@ -47,6 +47,10 @@ class Boot(Table):
     started_at: Mapped[datetime | None]
     """When the node was last switched on."""
     ssh_host_keys: Mapped[list[str]] = mapped_column(default=list)
+    cleaning: Mapped[bool] = mapped_column(default=False)
+    """Whether the node is booted to have its local disks wiped."""
+    cleaned: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
+    """What was reported of each local disk; none if nothing was."""
     created_at: Mapped[datetime] = mapped_column(default=now)
 
     node: Mapped[Node] = relationship(lazy="joined")

@@ -33,6 +33,9 @@ _REPEATED = timedelta(minutes=10)  # in which the same refusal is one event
 _MOST_REFUSALS = 20  # events of one node in that time: addresses and tokens are free to who floods
 _HOSTNAME_KEPT = 63  # characters; RFC 1123
 _KEY_KEPT = 1024  # characters of a public host key
+_CLEANED, _DISK = "cleaned", "disk"  # as the script `clean` of images/debian names them
+_DISKS_KEPT = 256
+_DISK_KEPT = 200  # characters of what is said of a disk
 _KEYS = ("pub_key_ed25519", "pub_key_ecdsa", "pub_key_rsa")  # as cloud-init's phone_home names them
 
 
@@ -70,10 +73,12 @@ def _phone_home(parts: Parts, network: UUID, request: Request, form: dict[str, l
         return _nothing()
     keys = [form[key][0].strip()[:_KEY_KEPT] for key in _KEYS if key in form]
     hostname = form.get("hostname", [row.hostname])[0][:_HOSTNAME_KEPT]
+    cleaned = None
+    if _CLEANED in form:
+        cleaned = [_printable(disk)[:_DISK_KEPT] for disk in form.get(_DISK, [])[:_DISKS_KEPT]]
     with parts.db.write() as session:
-        boot.came_up(
-            session, session.get_one(Boot, row.id), _printable(hostname), [_printable(k) for k in keys]
-        )
+        current = session.get_one(Boot, row.id)
+        boot.came_up(session, current, _printable(hostname), [_printable(k) for k in keys], cleaned)
     return PlainTextResponse("welcome\n")
 
 

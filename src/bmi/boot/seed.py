@@ -5,6 +5,7 @@ An ISO 9660 file system labelled `cidata`, as cloud-init's data source NoCloud l
     meta-data, user-data, vendor-data, network-config    for cloud-init
     bmi/hostname, bmi/authorized_keys,                   the same for images without cloud-init, which read it
     bmi/phone-home-url, bmi/instance-id                  with a few lines of shell
+    bmi/cleaning                                         how local disks are to be wiped, if they are
 
 Source: https://cloudinit.readthedocs.io/en/latest/reference/datasources/nocloud.html
 """
@@ -71,6 +72,8 @@ class SeedContent:
     phone_home_url: str = field(repr=False)
     mac: str
     """Of the card that the node boots over, and that carries its disk."""
+    cleaning: str | None = None
+    """How local disks are to be wiped, by an image that can; never if None."""
 
 
 def build_seed(content: SeedContent) -> bytes:
@@ -104,6 +107,7 @@ def build_seed(content: SeedContent) -> bytes:
             "authorized_keys": "".join(f"{key}\n" for key in keys).encode(),
             "phone-home-url": f"{url}\n".encode(),
             "instance-id": f"{instance_id}\n".encode(),
+            **({"cleaning": f"{content.cleaning}\n".encode()} if content.cleaning else {}),
         },
     )
 

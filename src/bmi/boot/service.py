@@ -111,6 +111,7 @@ def seed_content(parts: Parts, boot: Boot) -> bytes:
             user_data=boot.user_data,
             phone_home_url=boot_url(parts, boot, "phone-home"),
             mac=boot.attachment.nic.mac,
+            cleaning=parts.settings.cleaning.method if boot.cleaning else None,
         )
     )
 
@@ -264,15 +265,29 @@ def reached(session: Session, boot: Boot, milestone: Milestone, message: str, *,
     record(session, kind, message, node=boot.node_id, project=boot.disk.project_id)
 
 
-def came_up(session: Session, boot: Boot, hostname: str, host_keys: Sequence[str]) -> None:
+def came_up(
+    session: Session,
+    boot: Boot,
+    hostname: str,
+    host_keys: Sequence[str],
+    cleaned: Sequence[str] | None = None,
+) -> None:
     """Note that a node's operating system is up.
 
     A node that was given up on and came up late is well.
+
+    Args:
+        session: The transaction.
+        boot: Its record.
+        hostname: What it calls itself.
+        host_keys: Its SSH host keys.
+        cleaned: What it says of each of its local disks, if it was to wipe them.
     """
     boot.ssh_host_keys = list(host_keys)
+    boot.cleaned = None if cleaned is None or not boot.cleaning else list(cleaned)
     seconds = f" {(now() - boot.started_at).total_seconds():.0f} s after power-on" if boot.started_at else ""
     reached(session, boot, Milestone.UP, f"operating system {hostname} is up{seconds}", kind="boot.up")
-    if boot.node.state is NodeState.FAILED:
+    if boot.node.state is NodeState.FAILED and not boot.cleaning:
         move(boot.node, NodeState.ACTIVE)
         boot.node.problem = None
 

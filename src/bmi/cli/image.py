@@ -37,6 +37,10 @@ def build(
         bool,
         typer.Option("--cloud-init", help="Put cloud-init in, instead of BMI's small first-boot script."),
     ] = False,
+    cleaner: Annotated[
+        bool,
+        typer.Option("--cleaner", help="Let it wipe the local disks of nodes that boot it to be cleaned."),
+    ] = False,
     kernel: Annotated[
         Literal["cloud", "generic"], typer.Option(help="generic has the drivers of real servers.")
     ] = "cloud",
@@ -59,6 +63,7 @@ def build(
         distribution=distribution,
         size=options.size(size),
         cloud_init=cloud_init,
+        cleaner=cleaner,
         kernel=kernel,
         packages=package or [],
     )

@@ -240,6 +240,12 @@ def reset(
             "--assume-off", help="Do not ask its BMC: you have made sure that the node is off. Admins only."
         ),
     ] = False,
+    assume_clean: Annotated[
+        bool,
+        typer.Option(
+            "--assume-clean", help="Do not have its local disks wiped: you looked after them. Admins only."
+        ),
+    ] = False,
     wait: options.Wait = True,
     json: options.Json = False,
 ) -> None:
@@ -250,8 +256,20 @@ def reset(
       bmi node reset n1 --assume-off
     """
     with connect() as bmi:
-        started = bmi.nodes.reset(node, Reset(remove_disk=remove_disk, assume_off=assume_off))
-        finish(bmi, started, wait=wait, json=json)
+        request = Reset(remove_disk=remove_disk, assume_off=assume_off, assume_clean=assume_clean)
+        finish(bmi, bmi.nodes.reset(node, request), wait=wait, json=json)
+
+
+@app.command()
+def clean(node: Name, wait: options.Wait = True, json: options.Json = False) -> None:
+    """Wipe the local disks of a node that is available, by booting the image that the settings name.
+
+    \b
+    Example:
+      bmi node clean n1
+    """
+    with connect() as bmi:
+        finish(bmi, bmi.nodes.clean(node), wait=wait, json=json)
 
 
 @app.command()

@@ -55,6 +55,10 @@ class Nodes:
         """Start making a node available, whatever its record says; its disk is kept unless asked otherwise."""
         return self._transport.call("POST", ["nodes", node, "reset"], Operation, body=request or Reset())
 
+    def clean(self, node: str | UUID) -> Operation:
+        """Start wiping the local disks of a node that is available; all that is on them is lost."""
+        return self._transport.call("POST", ["nodes", node, "clean"], Operation)
+
     def power(self, node: str | UUID) -> Power:
         """Return whether a node is on."""
         # A management controller takes its time.

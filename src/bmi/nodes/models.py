@@ -22,6 +22,8 @@ class Node(Table):
     problem: Mapped[str | None]
     """Why it is `failed`, and what to do."""
     project_id: Mapped[UUID | None] = mapped_column(ForeignKey("projects.id"), index=True)
+    dirty: Mapped[bool] = mapped_column(default=False)
+    """Whether its local disks are to be cleaned before anybody else gets it."""
     bmc_driver: Mapped[str]
     bmc_address: Mapped[str]
     bmc_username: Mapped[str]

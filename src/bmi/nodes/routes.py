@@ -19,7 +19,7 @@ from bmi.http import InProject, Pages, TheService, Who
 from bmi.nodes import service as nodes
 from bmi.nodes.models import Node
 from bmi.parts import Parts
-from bmi.provisioning import deprovision, power, provision
+from bmi.provisioning import cleaning, deprovision, power, provision
 from bmi.provisioning.accept import accept
 from bmi.provisioning.models import Operation
 from bmi.provisioning.routes import view_event
@@ -102,6 +102,12 @@ def reset_node(
 ) -> WireOperation:
     """Make a node available, whatever its record says."""
     return accept(service, response, lambda session: deprovision.ask_reset(session, who, node, body))
+
+
+@router.post("/nodes/{node}/clean", status_code=202, dependencies=[asks(Action.NODE_WRITE)])
+def clean_node(service: TheService, who: Who, node: str, response: Response) -> WireOperation:
+    """Wipe the local disks of a node that is available."""
+    return accept(service, response, lambda session: cleaning.ask(session, service.parts, who, node))
 
 
 @router.post("/nodes/{node}/power", status_code=202, dependencies=[asks(Action.NODE_USE)])

@@ -11,6 +11,7 @@ MEANING = {
     NodeState.PROVISIONING: "An operation is making it boot a disk for a project.",
     NodeState.ACTIVE: "Boots its project's disk.",
     NodeState.DEPROVISIONING: "An operation is taking it back; it only goes forward.",
+    NodeState.CLEANING: "Waits for its local disks to be wiped, or boots the image that does it; belongs to nobody.",
     NodeState.FAILED: "An operation could not go on and left it for a person to look at; `problem` says why.",
     NodeState.MAINTENANCE: "Taken out of use by an admin.",
 }
@@ -47,6 +48,14 @@ WAYS = (
     ),
     Way(NodeState.DEPROVISIONING, NodeState.AVAILABLE, "deprovision succeeded"),
     Way(NodeState.DEPROVISIONING, NodeState.FAILED, "a step of deprovision failed for good"),
+    Way(NodeState.DEPROVISIONING, NodeState.CLEANING, "deprovision succeeded, and its disks are to be wiped"),
+    Way(NodeState.PROVISIONING, NodeState.CLEANING, "provision was undone after the node had run"),
+    Way(NodeState.ACTIVE, NodeState.CLEANING, "its disk was moved or committed, and its own are to be wiped"),
+    Way(NodeState.FAILED, NodeState.CLEANING, "the same, or cleaning is tried again"),
+    Way(NodeState.AVAILABLE, NodeState.CLEANING, "cleaning is asked for"),
+    Way(NodeState.CLEANING, NodeState.AVAILABLE, "its disks are wiped, or the site wipes none any more"),
+    Way(NodeState.CLEANING, NodeState.FAILED, "its disks could not be wiped"),
+    Way(NodeState.CLEANING, NodeState.DEPROVISIONING, "reset is asked for, and no operation runs on it"),
 )
 
 
@@ -62,6 +71,16 @@ def move(node: Node, goal: NodeState) -> None:
             next_step="wait until its operation has ended: bmi op list",
         )
     node.state = goal
+
+
+def release(node: Node) -> None:
+    """Let a node belong to nobody: the next one may take it, once its local disks are clean.
+
+    Raises:
+        WrongState: No way leads there.
+    """
+    move(node, NodeState.CLEANING if node.dirty else NodeState.AVAILABLE)
+    node.project_id = None
 
 
 def drawing() -> str:

@@ -63,6 +63,8 @@ def power_on(parts: Parts, id: UUID) -> str:
     with parts.db.write() as session:
         row = session.get_one(Boot, id)
         row.milestone, row.started_at = None, now()
+        if parts.settings.cleaning.image and parts.settings.cleaning.automatic and not row.cleaning:
+            row.node.dirty = True
     power.on(bmc)
     with parts.db.write() as session:
         row = session.get_one(Boot, id)

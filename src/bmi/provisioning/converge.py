@@ -17,6 +17,7 @@ from bmi.gateways.presence import converge_gateway, logged
 from bmi.networks.service import apply_port
 from bmi.nodes.models import Nic
 from bmi.parts import Parts
+from bmi.provisioning.cleaning import clean_what_waits
 from bmi.provisioning.late import end_late
 from bmi.provisioning.life import empty_trash
 from bmi.provisioning.spool import sweep as sweep_spool
@@ -73,6 +74,7 @@ class Convergence:
             logged("switch ports", converge_ports, self._parts)
             logged("orders", sweep, self._parts)
             logged("what came late", end_late, self._parts)
+            logged("nodes to be cleaned", clean_what_waits, self._parts)
             logged("the trash", empty_trash, self._parts)
             logged("the spool", sweep_spool, self._parts)
             logged("sessions", sweep_sessions, self._parts.db, self._parts.settings.access)
@@ -87,6 +89,7 @@ def converge(parts: Parts) -> None:
         converge_gateway(parts)
     converge_ports(parts)
     end_late(parts)
+    clean_what_waits(parts)
     empty_trash(parts)
     sweep_spool(parts)
 

@@ -17,7 +17,7 @@ from bmi.drivers.storage import Kind, Volume
 from bmi.errors import WrongState
 from bmi.networks.service import apply_port
 from bmi.nodes.models import Node
-from bmi.nodes.states import move
+from bmi.nodes.states import move, release
 from bmi.parts import Parts
 from bmi.provisioning.boots import (
     flag,
@@ -43,7 +43,7 @@ def ask(session: Session, caller: Caller, ref: str, request: Deprovision) -> Ope
     """
     node = find_owned(session, caller, Node, ref, Action.NODE_USE, project=None)
     operation = _ask(session, caller, node, "node.deprovision", keep_disk=request.keep_disk)
-    if node.state is NodeState.AVAILABLE:
+    if node.state in (NodeState.AVAILABLE, NodeState.CLEANING):
         raise WrongState(f"node {node.name} is {node.state}", next_step="nothing to give back")
     move(node, NodeState.DEPROVISIONING)
     return operation
@@ -53,12 +53,12 @@ def ask_reset(session: Session, caller: Caller, ref: str, request: Reset) -> Ope
     """Claim a node that is to become available, whatever its record says.
 
     Raises:
-        NotAllowed: It belongs to no project, or is only said to be off, and the caller is no admin.
+        NotAllowed: It belongs to no project, or is only said to be off or clean, and the caller is no admin.
         InUse: An operation runs on it.
         NotFound: There is no such node for this caller.
     """
     node = find_owned(session, caller, Node, ref, Action.NODE_USE, project=None)
-    if node.project_id is None or request.assume_off:
+    if node.project_id is None or request.assume_off or request.assume_clean:
         authorize(caller, Action.NODE_WRITE, node.project_id, thing=f"node {node.name}")
     operation = _ask(
         session,
@@ -68,6 +68,7 @@ def ask_reset(session: Session, caller: Caller, ref: str, request: Reset) -> Ope
         keep_disk=not request.remove_disk,
         assume_off=request.assume_off,
     )
+    node.dirty = node.dirty and not request.assume_clean
     move(node, NodeState.DEPROVISIONING)
     return operation
 
@@ -122,8 +123,7 @@ def settle(session: Session, operation: Operation, ending: Ending) -> None:
     if operation.request["boot"]:
         record = session.get(Boot, UUID(operation.request["boot"]))
         forget(session, record, with_disk=not operation.request["keep"])
-    move(node, NodeState.AVAILABLE)
-    node.project_id = None
+    release(node)
 
 
 @workflow("node.deprovision", settle=settle, again=again)

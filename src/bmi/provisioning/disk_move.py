@@ -28,7 +28,7 @@ from bmi.networks import service as networks
 from bmi.networks.models import Attachment, Network
 from bmi.nodes.models import Node
 from bmi.nodes.service import power_state
-from bmi.nodes.states import move
+from bmi.nodes.states import move, release
 from bmi.parts import Parts
 from bmi.provisioning import boots, offline, provision
 from bmi.provisioning.engine import Run, workflow
@@ -153,15 +153,14 @@ def settle(session: Session, operation: Operation, ending: Ending) -> None:
         offline.fail(origin, operation, "give it back: bmi node reset")
         offline.fail(target, operation, "give it back: bmi node reset")
     elif moved:
-        move(origin, NodeState.AVAILABLE)
-        origin.project_id, origin.problem = None, None
+        release(origin)
+        origin.problem = None
         if ending is Ending.SUCCEEDED:
             move(target, NodeState.ACTIVE)
         else:
             offline.fail(target, operation, "give it back: bmi node deprovision")
     else:
-        move(target, NodeState.AVAILABLE)
-        target.project_id = None
+        release(target)
         if operation.request.get("stuck"):  # it had failed, and is as it was before that
             move(origin, NodeState.ACTIVE)
             origin.problem = None

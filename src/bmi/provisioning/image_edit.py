@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from bmi.access.policy import Action, Caller, authorize
 from bmi.access.service import find_owned, flush_new
 from bmi.api.image_edit import ImageCommit, ImageDiscard, ImageEdit
-from bmi.api.nodes import Deprovision, NodeState, Provision
+from bmi.api.nodes import Deprovision, Provision
 from bmi.api.operations import Ending
 from bmi.boot.models import Boot
 from bmi.drivers.power import PowerState
@@ -22,7 +22,7 @@ from bmi.images.models import Disk, Image
 from bmi.images.quota import require_room
 from bmi.nodes.models import Node
 from bmi.nodes.service import power_state
-from bmi.nodes.states import move
+from bmi.nodes.states import release
 from bmi.parts import Parts
 from bmi.provisioning import boots, deprovision, offline, provision
 from bmi.provisioning.engine import Run, workflow
@@ -128,8 +128,8 @@ def settle(session: Session, operation: Operation, ending: Ending) -> None:
         case Ending.SUCCEEDED:
             image.state = "ready"
             provision.forget(session, session.get(Boot, UUID(operation.request["boot"])), with_disk=True)
-            move(node, NodeState.AVAILABLE)
-            node.project_id, node.problem = None, None
+            release(node)
+            node.problem = None
         case Ending.UNDONE:
             session.delete(image)
         case Ending.STANDING | Ending.STUCK:

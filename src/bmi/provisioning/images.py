@@ -191,6 +191,7 @@ def build_image(run: Run) -> None:
         size=request.size,
         kernel=request.kernel,
         cloud_init=request.cloud_init,
+        cleaner=request.cleaner,
         packages=tuple(request.packages),
     )
 

@@ -23,13 +23,16 @@ from bmi.images.service import ready_image, refuse_disk_in_use, warning
 from bmi.networks import service as networks
 from bmi.networks.models import Attachment, Network
 from bmi.nodes.models import Node
-from bmi.nodes.states import move
+from bmi.nodes.states import move, release
 from bmi.parts import Parts
 from bmi.provisioning import boots
 from bmi.provisioning.engine import Run, workflow
 from bmi.provisioning.image_check import needs_keys
 from bmi.provisioning.models import Operation
 from bmi.provisioning.service import ask as ask_operation
+
+CLEAN = "node.clean"
+"""The verb of provisions whose system wipes the node's local disks."""
 
 SECRET_BYTES = 8  # 16 characters of CHAP secret: RFC 7143 wants 96 bits, firmware takes 16 characters at most
 
@@ -60,6 +63,23 @@ def ask(
         BadRequest: Neither an image nor a disk was named, or both.
     """
     node = find_owned(session, caller, Node, ref, Action.NODE_USE, project=None)
+    operation, rows = write_down(session, parts, caller, node, request, verb=verb)
+    refuse_unavailable(node)
+    session.add_all(rows)
+    move(node, NodeState.PROVISIONING)
+    node.project_id, node.problem = operation.project_id, None
+    session.flush()
+    return operation
+
+
+def write_down(
+    session: Session, parts: Parts, caller: Caller, node: Node, request: Provision, *, verb: str
+) -> tuple[Operation, tuple[Attachment, Boot]]:
+    """Ask for a boot of a node, whatever state that is in; returns the operation, and rows that are still to be added.
+
+    Raises:
+        BmiError: What `ask` refuses, but of the node's state.
+    """
     network = find_owned(
         session, caller, Network, request.network, Action.NETWORK_READ, project=request.project
     )
@@ -88,6 +108,7 @@ def ask(
         attachment=attachment,
         disk=disk,
         gateway=gateway,
+        cleaning=verb == CLEAN,
     )
     boot.seed_content(
         parts, _with_nic(record, node, network)
@@ -115,12 +136,7 @@ def ask(
         },
         asked=request.model_dump(mode="json") | {"project": str(project.id)},
     )
-    refuse_unavailable(node)
-    session.add_all([attachment, record])
-    move(node, NodeState.PROVISIONING)
-    node.project_id, node.problem = project.id, None
-    session.flush()
-    return operation
+    return operation, (attachment, record)
 
 
 def again(session: Session, parts: Parts, caller: Caller, operation: Operation) -> Operation:
@@ -210,8 +226,7 @@ def settle(session: Session, operation: Operation, ending: Ending) -> None:
             move(node, NodeState.ACTIVE)
         case Ending.UNDONE:
             forget(session, record, with_disk=operation.request["clone"])
-            move(node, NodeState.AVAILABLE)
-            node.project_id = None
+            release(node)
         case Ending.STANDING | Ending.STUCK:
             error = operation.error or {}
             move(node, NodeState.FAILED)

@@ -35,6 +35,8 @@ class Recipe(BaseModel):
     kernel: Kernel = Kernel.CLOUD
     cloud_init: bool = False
     """Whether cloud-init sets the node up from its seed; else a small script does, in half the time."""
+    cleaner: bool = False
+    """Whether it wipes the local disks of the node that it boots, where the seed asks for that."""
     packages: tuple[Package, ...] = ()
     """More Debian packages."""
     kernel_arguments: tuple[KernelArgument, ...] = ()

@@ -102,7 +102,8 @@ def write_overlay(recipe: Recipe, overlay: Path) -> None:
     arguments = (*_KERNEL_ARGUMENTS[recipe.kernel], *_CONSOLE, *recipe.kernel_arguments)
     values = {"@LABEL@": recipe.label, "@KERNEL_ARGUMENTS@": " ".join(arguments)}
     with tarfile.open(overlay, "w") as tar:
-        for tree in ("common", "cloud-init" if recipe.cloud_init else "small", recipe.kernel):
+        trees = ["common", "cloud-init" if recipe.cloud_init else "small", recipe.kernel]
+        for tree in [*trees, *(["cleaner"] if recipe.cleaner else [])]:
             top = FILES / tree
             for file in sorted(path for path in top.rglob("*") if path.is_file()):
                 text = file.read_text()
