@@ -59,6 +59,7 @@ REQUESTS: dict[tuple[str, str], Any] = {
         "project": "{project}",
     },
     ("POST", "/v1/nodes/{node}/deprovision"): {},
+    ("POST", "/v1/nodes/{node}/clean"): {},
     ("POST", "/v1/nodes/{node}/reset"): {},
     ("POST", "/v1/nodes/{node}/power"): {"action": "on"},
     ("GET", "/v1/nodes/{node}/power"): None,

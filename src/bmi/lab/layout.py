@@ -20,6 +20,8 @@ SWITCH = "lab"
 BRIDGE = "br0"
 BMC_USERNAME = "admin"
 
+_SCRATCH = 96 << 20  # bytes of the disk that each node has of its own; a hole until something writes to it
+
 
 class Store(StrEnum):
     """What keeps images and disks, and with it how many processes the service has."""
@@ -42,6 +44,8 @@ class LabNode(BaseModel):
     network_boot: NetworkBoot
     bmc_port: int
     bmc_password: str
+    scratch: int = 0
+    """Bytes of its own disk."""
 
     @property
     def port(self) -> str:
@@ -62,6 +66,7 @@ class LabNode(BaseModel):
             namespace=namespace,
             firmware=self.firmware,
             network_boot=self.network_boot,
+            scratch=self.scratch,
         )
 
 
@@ -135,6 +140,7 @@ def _node(number: int, mark: str, port: int) -> LabNode:
         network_boot=NetworkBoot.FIRMWARE if uefi else NetworkBoot.IPXE,
         bmc_port=port,
         bmc_password=secrets.token_urlsafe(12),
+        scratch=_SCRATCH,
     )
 
 

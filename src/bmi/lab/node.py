@@ -86,6 +86,8 @@ class NodeSpec:
     network_boot: NetworkBoot = NetworkBoot.IPXE
     memory: int = 512
     """MiB."""
+    scratch: int = 0
+    """Bytes of a disk of its own; it has none if 0."""
     cpus: int = 1
 
     def __post_init__(self) -> None:
@@ -296,6 +298,10 @@ class VirtualNode:
         if self.spec.firmware is Firmware.UEFI and not variables.exists():
             with _replacing(variables) as part:
                 shutil.copyfile(OVMF_VARIABLES, part)
+        disk = scratch(self.folder)
+        if self.spec.scratch and not disk.exists():
+            with _replacing(disk) as part, part.open("wb") as file:
+                file.truncate(self.spec.scratch)
 
     def _last_words(self, since: int) -> str:
         with self._log.open("rb") as log:
@@ -331,7 +337,15 @@ def qemu_command(spec: NodeSpec, folder: Path, device: BootDevice) -> list[str]:
         boots = device is BootDevice.NETWORK and number == 0
         rom = _boot_rom(spec) if boots else ",romfile="
         command += ["-netdev", tap, "-device", f"virtio-net-pci,netdev=net{number},mac={nic.mac}{rom}"]
+    if spec.scratch:
+        file = f"if=none,id=scratch,format=raw,discard=unmap,file={_word(scratch(folder))}"
+        command += ["-drive", file, "-device", "virtio-blk-pci,drive=scratch,serial=scratch"]
     return [*command, *_boot_order(spec, device)]
+
+
+def scratch(folder: Path) -> Path:
+    """Return the file that is a node's own disk."""
+    return folder / "scratch.raw"
 
 
 def _boot_rom(spec: NodeSpec) -> str:

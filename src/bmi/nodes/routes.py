@@ -104,7 +104,13 @@ def reset_node(
     return accept(service, response, lambda session: deprovision.ask_reset(session, who, node, body))
 
 
-@router.post("/nodes/{node}/clean", status_code=202, dependencies=[asks(Action.NODE_WRITE)])
+@router.post(
+    "/nodes/{node}/clean",
+    status_code=202,
+    dependencies=[
+        asks(Action.NODE_WRITE, sometimes=(Action.NODE_USE, Action.NETWORK_READ, Action.IMAGE_READ))
+    ],
+)
 def clean_node(service: TheService, who: Who, node: str, response: Response) -> WireOperation:
     """Wipe the local disks of a node that is available."""
     return accept(service, response, lambda session: cleaning.ask(session, service.parts, who, node))

@@ -11,7 +11,7 @@ MEANING = {
     NodeState.PROVISIONING: "An operation is making it boot a disk for a project.",
     NodeState.ACTIVE: "Boots its project's disk.",
     NodeState.DEPROVISIONING: "An operation is taking it back; it only goes forward.",
-    NodeState.CLEANING: "Waits for its local disks to be wiped, or boots the image that does it; belongs to nobody.",
+    NodeState.CLEANING: "Waits for its local disks to be wiped, or boots what wipes them; belongs to nobody.",
     NodeState.FAILED: "An operation could not go on and left it for a person to look at; `problem` says why.",
     NodeState.MAINTENANCE: "Taken out of use by an admin.",
 }

@@ -1,7 +1,7 @@
 """A node's local disks are wiped between two tenants: it boots an image that does it, reports, and is given back.
 
-That image boots as any other does, from a clone, on a network of its own project. The seed tells it to wipe; booted by
-anybody else it wipes nothing.
+That image boots as any other does, from a clone, on a network of its own project. The seed tells it to wipe; where
+anybody else boots it, it wipes nothing.
 """
 
 from uuid import UUID

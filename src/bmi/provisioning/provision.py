@@ -75,7 +75,7 @@ def ask(
 def write_down(
     session: Session, parts: Parts, caller: Caller, node: Node, request: Provision, *, verb: str
 ) -> tuple[Operation, tuple[Attachment, Boot]]:
-    """Ask for a boot of a node, whatever state that is in; returns the operation, and rows that are still to be added.
+    """Ask for a boot of a node, whatever state that is in; returns the operation, and rows that are to be added.
 
     Raises:
         BmiError: What `ask` refuses, but of the node's state.

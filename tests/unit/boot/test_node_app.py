@@ -109,6 +109,28 @@ def test_the_report_that_it_is_up_counts_and_brings_the_host_keys(
     assert "\x1b" not in last["message"]
 
 
+def test_what_a_node_says_of_its_disks_counts_where_it_was_to_wipe_them(
+    api: TestClient, parts: Parts, record: Boot
+) -> None:
+    form = {"hostname": "n1", "cleaned": "yes", "disk": ["vda 1G: \x1b[2Jwiped", "vdb " + "x" * 300] * 200}
+
+    def said() -> list[str] | None:
+        node(parts, record).post(path(parts, record, "phone-home"), data=form)
+        with parts.db.read() as session:
+            return session.get_one(Boot, record.id).cleaned
+
+    assert said() is None  # a tenant's node says it for nothing
+    with parts.db.write() as session:
+        session.get_one(Boot, record.id).cleaning = True
+    found = said()
+    assert found is not None
+    assert (len(found), found[0], len(found[1])) == (256, "vda 1G: [2Jwiped", 200)
+    form["disk"] = []
+    assert said() == []
+    del form["cleaned"]
+    assert said() is None
+
+
 def test_a_node_that_was_given_up_on_and_comes_up_late_is_active(
     api: TestClient, site: Any, parts: Parts, record: Boot
 ) -> None:
