@@ -22,7 +22,17 @@ def wiping(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The lab's service wipes disks, for as long as the test runs."""
     site.must("project", "create", "cleaning")
     site.must("network", "create", "cleaning", "--project", "cleaning")
-    site.must("image", "build", "debian", "--cleaner", "--name", "cleaner", timeout=BUILD_DEADLINE)
+    site.must(
+        "image",
+        "build",
+        "debian",
+        "--cleaner",
+        "--name",
+        "cleaner",
+        "--project",
+        "cleaning",
+        timeout=BUILD_DEADLINE,
+    )
     with monkeypatch.context() as patch:
         for name, value in SETTINGS.items():
             patch.setenv(name, value)
@@ -30,7 +40,7 @@ def wiping(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
     restart(site)
     site.must("network", "delete", "cleaning", "--project", "cleaning")
-    site.must("image", "delete", "cleaner", "--now")
+    site.must("image", "delete", "cleaner", "--now", "--project", "cleaning")
     site.must("project", "delete", "cleaning")
 
 

@@ -218,6 +218,13 @@ def settings(folder: Path, database: str | None = None) -> Settings:
         folder,
         database,
         switches={"sw1": {"driver": "memory", "options": {"ports": ports}}},
+        cleaning={
+            "image": IMAGE,
+            "project": PROJECT,
+            "network": NETWORK,
+            "automatic": False,
+            "deadline": 3,
+        },
         convergence_interval=3600,  # when it is to look is the test's business
     )
 

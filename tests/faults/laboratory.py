@@ -325,10 +325,16 @@ def give_back(house: House) -> list[str]:
         refused = []
         for method, path in wanted:
             try:
-                house.done(method, path, {} if method == "POST" else None)
+                house.done(method, path, _body(method, path))
             except Refused as error:
                 refused.append(str(error))
     return refused or [f"still there: {path}" for _, path in _to_give_back(house)]
+
+
+def _body(method: str, path: str) -> dict[str, Any] | None:
+    if path.endswith("/reset"):
+        return {"assume_clean": True}
+    return {} if method == "POST" else None
 
 
 def _to_give_back(house: House) -> list[tuple[str, str]]:

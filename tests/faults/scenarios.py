@@ -1,13 +1,15 @@
 """Every workflow, in the ways in which it is asked for, cancelled, undone and repeated."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import select
 
 from bmi.access.models import Project
+from bmi.boot.models import Boot
+from bmi.boot.service import came_up
 from bmi.ids import new_id
 from bmi.images.models import Disk, Image, Upload
 from bmi.legacy.models import LegacyVolume
@@ -184,6 +186,15 @@ def _cancel_at(step: str) -> Callable[[House, UUID], None]:
     return cancel
 
 
+def _come_up(house: House, id: UUID) -> None:
+    """Be the node that is cleaned: it reports its disks, as soon as somebody waits for that."""
+    if house.at_step(id, "watch"):
+        with house.parts.db.write() as session:
+            record = session.scalar(select(Boot).where(Boot.cleaning))
+            if record is not None:
+                came_up(session, record, "n1", [], ["vda 1G: overwritten with zeros"])
+
+
 def _steps(*names: str) -> Callable[[Point], bool]:
     """Say which steps are different here; the others make the calls that they make elsewhere."""
     return lambda point: point.step in (*names, "end")
@@ -247,6 +258,22 @@ SCENARIOS = (
         _broken,
         points=_steps("power off"),
     ),
+    Scenario(
+        "node.clean",
+        "",
+        _asking("POST", "/nodes/n1/clean"),
+        during=_come_up,
+        points=lambda point: point.step not in ("power off", "disk", "seed", "export", "boot service"),
+    ),
+    Scenario(
+        "node.clean",
+        "undone",
+        _asking("POST", "/nodes/n1/clean"),
+        during=_come_up,
+        planted={("power", "on", 1): _GONE},
+        points=_undoing_calls,
+    ),
+    replace(_retried("node.clean", _asking("POST", "/nodes/n1/clean"), ("power", "on")), during=_come_up),
     *(
         Scenario("node.power", action, _asking("POST", "/nodes/n1/power", {"action": action}), _active)
         for action in ("on", "off", "cycle")
