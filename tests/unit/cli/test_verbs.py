@@ -173,6 +173,7 @@ def test_text_from_the_service_cannot_play_with_the_terminal(service: Service, b
                 "distribution": "debian",
                 "size": 4 << 30,
                 "cloud_init": True,
+                "cleaner": False,
                 "kernel": "generic",
                 "packages": ["htop", "vim"],
                 "project": "blue",
