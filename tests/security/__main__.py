@@ -101,9 +101,14 @@ def _canaries(told: Told) -> None:
     told.add(
         "files, answers, rows, processes searched for planted secrets",
         sum(counts),
-        lines[-1:] if done.returncode or not counts else [],
+        _why(lines) if done.returncode or not counts else [],
         began,
     )
+
+
+def _why(lines: list[str]) -> list[str]:
+    """Return what a run of tests says of its failures, and its last line."""
+    return [line for line in lines if line.startswith(("E  ", "ERROR", "FAILED"))][:20] + lines[-1:]
 
 
 def _lint(told: Told) -> None:
