@@ -57,6 +57,7 @@ class Code(StrEnum):
     NO_WORKER = "no-worker"
     OPERATION_ABANDONED = "operation-abandoned"
     NODE_STUCK = "node-stuck"
+    NODE_UNCLEAN = "node-unclean"
     IMAGE_STUCK = "image-stuck"
     DISK_STUCK = "disk-stuck"
     NETWORK_STUCK = "network-stuck"
@@ -370,6 +371,13 @@ TABLE: dict[Code, Entry] = {
         "A node is being provisioned or given back, and no operation does it.",
         "It is reset: switched off, taken off its network, and available again. A whole disk is kept.",
         "see why in its events (bmi node events NODE), then: bmi node reset NODE",
+    ),
+    Code.NODE_UNCLEAN: Entry(
+        _ERROR,
+        Family.OPERATION,
+        "A node waits for its local disks to be wiped, and that cannot be begun: nobody gets it.",
+        "",
+        "mend what it says: the image, project or network of the setting cleaning",
     ),
     Code.IMAGE_STUCK: Entry(
         _ERROR,

@@ -98,6 +98,10 @@ def _operations(parts: Parts, sheet: Sheet) -> None:
         for thing in stuck(session):
             message = f"is {thing.state}, and no operation runs on it"
             sheet.note(code_of(thing), title_of(thing), message)
+        for node in session.scalars(
+            select(Node).where(Node.state == NodeState.CLEANING, Node.problem.is_not(None))
+        ):
+            sheet.note(Code.NODE_UNCLEAN, title_of(node), str(node.problem))
 
 
 def _workers(parts: Parts, sheet: Sheet) -> None:

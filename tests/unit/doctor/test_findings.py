@@ -45,7 +45,9 @@ from bmi.images.models import Disk, Image
 from bmi.networks.models import Network
 from bmi.nodes.models import Node
 from bmi.parts import Parts
+from bmi.provisioning.cleaning import clean_what_waits
 from bmi.provisioning.models import Operation, Worker
+from bmi.settings import Cleaning
 
 ADMIN = Caller("admin", admin=True)
 N1, N2 = Bmc("bmc-n1", "u", "secret"), Bmc("bmc-n2", "u", "secret")
@@ -464,6 +466,20 @@ def abandon_an_operation(world: World) -> Iterator[None]:
     world.add(row)
     yield
     assert world.site.api.get(f"/v1/operations/{row.id}?wait=20").json()["state"] == "succeeded"
+
+
+@plant(Code.NODE_UNCLEAN, "n2")
+def clean_with_an_image_that_is_not_there(world: World) -> Iterator[None]:
+    settings = world.parts.settings.model_copy(update={"cleaning": Cleaning(image="nowhere")})
+    world.patch.setattr(world.parts, "settings", settings)
+    with world.parts.db.write() as session:
+        row = session.scalars(select(Node).where(Node.name == "n2")).one()
+        row.state, row.dirty = NodeState.CLEANING, True
+    clean_what_waits(world.parts)
+    yield
+    with world.parts.db.write() as session:
+        row = session.scalars(select(Node).where(Node.name == "n2")).one()
+        row.state, row.dirty, row.problem = NodeState.AVAILABLE, False, None
 
 
 @plant(Code.NODE_STUCK, "n2")
