@@ -37,10 +37,9 @@ ISCSI_TIMEOUT = 120.0  # seconds; how long open-iscsi waits for a session to com
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    # Unix sockets have short paths; pytest's own folders are long. PostgreSQL's user has to pass.
+    # Unix sockets have short paths; pytest's own folders are long. Users of the service and PostgreSQL have to pass.
     folder = Path(tempfile.mkdtemp(prefix="bmi-many-"))
     folder.chmod(0o711)  # the service is not root
-    folder.chmod(0o711)
     lab = Lab(folder / "lab")
     try:
         lab.up(NODES, free_port(), lambda what, seconds: None, Store.CEPH)
@@ -63,7 +62,12 @@ def client(lab: Lab) -> Iterator[Client]:
         yield client
         start_all(lab)
         give_back(client, [node.name for node in client.nodes.list() if node.state != "available"])
-        assert leftovers(client) == {}
+        wait_until(  # a gateway that has just got its place back makes its legs anew
+            lambda: leftovers(client) == {},
+            deadline=60,
+            what="everything to be gone",
+            next_step=f"look at what the doctor says: {leftovers(client)}",
+        )
 
 
 def make_blank(lab: Lab, name: str) -> None:
