@@ -37,7 +37,7 @@ ISCSI_TIMEOUT = 120.0  # seconds; how long open-iscsi waits for a session to com
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    # Unix sockets have short paths; pytest's own folders are long. Users of the service and PostgreSQL have to pass.
+    # Unix sockets have short paths; pytest's own folders are long. Other users than root have to pass.
     folder = Path(tempfile.mkdtemp(prefix="bmi-many-"))
     folder.chmod(0o711)  # the service is not root
     lab = Lab(folder / "lab")
