@@ -122,8 +122,12 @@ class Place:
     def _set_lease(self, lease: int | None) -> None:
         """Let addresses go with this process only while there is somebody to take them over."""
         if lease != self._here.lease:
-            self._here.lease = lease
-            self._keep(lease)
+            before, self._here.lease = self._here.lease, lease
+            try:
+                self._keep(lease)
+            except BaseException:  # the addresses stay for as long as they did, and it is tried again
+                self._here.lease = before
+                raise
 
     def _beside(self, back: list[Gateway], acting: set[UUID]) -> None:
         """Make this gateway what it should be now, and give others their places back, on a thread of its own."""

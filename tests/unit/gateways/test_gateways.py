@@ -430,6 +430,17 @@ def test_who_cannot_keep_his_addresses_lets_others_take_his_place(
 
     time_passes = [0.0]
     monkeypatch.setattr("bmi.gateways.place.time.monotonic", lambda: time_passes[0])
+    # Addresses that were to stay for ever are not gone because they could not be given a lease.
+    parts.gateway.lease = None
+    time_passes[0] += 1000
+    with monkeypatch.context() as patch:
+        patch.setattr(MemoryLeg, "renew", lambda *_: (_ for _ in ()).throw(away))
+        for _ in range(2):
+            clock.pass_by(1)
+            with pytest.raises(HelperUnavailable):
+                place._beat()
+            assert (parts.gateway.lease, seen_at()) == (None, clock.time)
+    parts.gateway.lease = service.LEASE
     place._keep(service.LEASE)
     with monkeypatch.context() as patch:
         patch.setattr(MemoryLeg, "renew", lambda *_: (_ for _ in ()).throw(away))
