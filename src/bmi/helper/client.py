@@ -228,8 +228,8 @@ class HelpedDnsmasq:
     def __init__(self, helper: Helper) -> None:
         self._helper = helper
         self._calls: list[Callable[[UUID], None]] = []
-        self._unread: set[UUID] = set()
-        """Networks whose events were asked for, and whose answer came; that of others may have been lost."""
+        self._heard: set[UUID] = set()
+        """Networks whose last answer about events came; that of others may have been lost."""
         self._known: set[UUID] = set()
         """Networks whose server ran when that was last seen, and that nobody stopped since."""
         self._guard = threading.Lock()
@@ -268,11 +268,11 @@ class HelpedDnsmasq:
     def events(self, network: UUID) -> list[BootEvent]:
         """Return what a network's dnsmasq saw since the last call, see `Dnsmasq`."""
         with self._guard:
-            again = network not in self._unread
-            self._unread.discard(network)
+            again = network not in self._heard
+            self._heard.discard(network)
         found = self._helper.call("dnsmasq.events", network=network, again=again)
         with self._guard:
-            self._unread.add(network)
+            self._heard.add(network)
         return cast("list[BootEvent]", found)
 
     def on_exit(self, call: Callable[[UUID], None]) -> None:

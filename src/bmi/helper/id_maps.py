@@ -76,7 +76,8 @@ class IdMaps:
             os.close(process)
 
     def _require_given(self, ids: Ids, ranges: Sequence[IdRange]) -> None:
-        given = [*_given(ids, self._user), _himself(ids, self._user)]
+        others = _given(ids, self._user)
+        given = [*others, _himself(ids, self._user)]
         if not 0 < len(ranges) <= _RANGES:
             raise BadRequest(f"a map of {len(ranges)} ranges", next_step=f"give 1 to {_RANGES}")
         for each in ranges:
@@ -86,6 +87,12 @@ class IdMaps:
                     f"{ids}s {each.outside} to {each.outside + each.count - 1} are not given to user {self._user}",
                     next_step=f"give them to him: /etc/sub{ids}, usermod --add-sub{ids}s",
                 )
+        if ids is Ids.GROUPS and not any(each.outside in part for each in ranges for part in others):
+            # With his own group alone he could drop groups that keep him from files (CVE-2018-7169).
+            raise NotAllowed(
+                f"a map of user {self._user}'s own group alone",
+                next_step="map it by yourself, without setgroups",
+            )
 
     def _require_own_namespace(self, process: int, pid: int) -> None:
         space = os.open("ns/user", os.O_RDONLY | os.O_CLOEXEC, dir_fd=process)
