@@ -66,7 +66,7 @@ def client(lab: Lab) -> Iterator[Client]:
             lambda: leftovers(client) == {},
             deadline=60,
             what="everything to be gone",
-            next_step=f"look at what the doctor says: {leftovers(client)}",
+            next_step="look at what bmi doctor says",
         )
 
 

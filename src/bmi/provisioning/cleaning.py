@@ -28,7 +28,6 @@ from bmi.provisioning.engine import Run, workflow
 from bmi.provisioning.late import SYSTEM
 from bmi.provisioning.models import Operation
 from bmi.provisioning.provision import CLEAN
-from bmi.provisioning.service import ask as ask_operation
 from bmi.provisioning.workers import OPERATIONS
 
 _FAILED = "failed:"  # how the script `clean` of images/debian begins what went wrong
@@ -74,18 +73,7 @@ def again(session: Session, parts: Parts, caller: Caller, operation: Operation) 
     record = session.get(Boot, UUID(operation.request["boot"]))
     if record is None:
         return _begin(session, parts, caller, node)
-    repeated = ask_operation(
-        session,
-        caller,
-        CLEAN,
-        f"node {node.name}",
-        project=operation.project_id,
-        node=node.id,
-        disk=record.disk_id,
-        request=operation.request | {"onward": True},
-        result=operation.result,
-        asked=operation.asked,
-    )
+    repeated = provision.ask_onward(session, caller, operation, record, verb=CLEAN)
     move(node, NodeState.CLEANING)
     node.problem, record.cleaned = None, None
     return repeated

@@ -150,23 +150,31 @@ def again(session: Session, parts: Parts, caller: Caller, operation: Operation) 
     if record is None:
         asked = Provision.model_validate(operation.asked)
         return ask(session, parts, caller, str(node.id), asked, verb=operation.verb)
-    repeated = ask_operation(
-        session,
-        caller,
-        "node.provision" if operation.verb == "disk.move" else operation.verb,
-        f"node {node.name}",
-        project=node.project_id,
-        node=node.id,
-        disk=record.disk_id,
-        request=operation.request | {"onward": True},
-        result=operation.result,
-        asked=operation.asked,
-    )
+    verb = "node.provision" if operation.verb == "disk.move" else operation.verb
+    repeated = ask_onward(session, caller, operation, record, verb=verb)
     if node.state is not NodeState.FAILED:
         raise WrongState(f"node {node.name} is {node.state}", next_step="nothing to try again")
     move(node, NodeState.PROVISIONING)
     node.problem = None
     return repeated
+
+
+def ask_onward(
+    session: Session, caller: Caller, operation: Operation, record: Boot, *, verb: str
+) -> Operation:
+    """Ask for a boot over what an earlier operation left standing."""
+    return ask_operation(
+        session,
+        caller,
+        verb,
+        f"node {record.node.name}",
+        project=record.disk.project_id,
+        node=record.node_id,
+        disk=record.disk_id,
+        request=operation.request | {"onward": True},
+        result=operation.result,
+        asked=operation.asked,
+    )
 
 
 def _disk(session: Session, caller: Caller, project: Project, node: Node, request: Provision) -> Disk:
