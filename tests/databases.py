@@ -2,11 +2,12 @@
 
 import shutil
 import socket
+import sqlite3
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import count
 from pathlib import Path
 
@@ -84,8 +85,17 @@ def free_port() -> int:
 def sqlite(file: Path) -> str:
     """Make an SQLite file with the service's tables, and return its URL."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    url = f"sqlite:///{file}"
-    db = Db(url)
-    schema.upgrade(db)
-    db.close()
-    return url
+    file.write_bytes(_empty_file())
+    return f"sqlite:///{file}"
+
+
+@cache
+def _empty_file() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "bmi.db"
+        db = Db(f"sqlite:///{file}")
+        schema.upgrade(db)
+        db.close()
+        with closing(sqlite3.connect(file)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return file.read_bytes()

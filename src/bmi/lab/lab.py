@@ -21,10 +21,6 @@ from bmi.lab.service import Service, service_user
 Tell = Callable[[str, float], None]
 """Called with what was done and the seconds that it took."""
 
-_SERVICE_DEADLINE = 60.0  # seconds until the service answers; 2 s on an idle host
-_RUN = Path("/run/bmi")  # where the service shows files to dnsmasq's user
-_POOL_SIZE = "40G"  # of the storage pool; sparse, so it costs what is written
-
 
 @dataclass(frozen=True)
 class NodeStatus:

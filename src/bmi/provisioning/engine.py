@@ -54,6 +54,7 @@ THREADS = 64  # operations that one worker carries out at a time
 _TELL_AGAIN = 30.0  # seconds between two events about the same failure
 _VERSION = "1"  # raised when a release changes the steps of a workflow
 _POLL = 0.05  # seconds between two looks at the cancel flag during a pause
+_NOTIFICATIONS = 0.05  # seconds between two looks of DBOS at notifications in SQLite
 _LEAVE = 5.0  # seconds that steps get to end by themselves when the process is to end
 
 Again = Callable[[Session, Parts, Caller, Operation], Operation]
@@ -304,6 +305,8 @@ class Engine:
             "max_executor_threads": THREADS,
             "enable_otlp": False,
             "log_level": "WARNING",
+            # No workflow waits for notifications; closing waits for the thread that looks for them in SQLite.
+            "notification_listener_polling_interval_sec": _NOTIFICATIONS,
         }
         DBOS(config=config)
 
