@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from bmi.api.common import DOMAIN, DOMAIN_LENGTH
 from bmi.errors import SettingsInvalid
 
 EXPORT_PORTS = 4096
@@ -19,6 +20,7 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 """Hosts that nobody else can listen to."""
 
 DEFAULT_FILE = Path("/etc/bmi/bmi.toml")
+TEMPLATES = Path("/etc/bmi/templates")
 
 
 class Section(BaseModel):
@@ -88,6 +90,8 @@ class Networks(Section):
     """Length of a network's own prefix."""
     gateways: int = Field(4, ge=1, le=8)
     """Addresses at the end of each network that are kept for gateways."""
+    domain: str = Field("bmi.internal", pattern=rf"^{DOMAIN}$", max_length=DOMAIN_LENGTH)
+    """What nodes' names end with, NODE.PROJECT.DOMAIN, on networks that have no domain of their own."""
 
 
 class Gateway(Section):
@@ -228,6 +232,10 @@ class Boot(Section):
     """First of 4096 ports: each export has its own, counted by the node's place in its network."""
     tftp_root: Path = Path("/usr/lib/ipxe")
     """Folder with undionly.kpxe and snponly.efi."""
+    leases: Path | None = None
+    """Folder of the files of DHCP leases, which a reboot empties if absent."""
+    templates: Path | None = None
+    """Folder with templates that replace BMI's own; /etc/bmi/templates where that exists if absent."""
     iqn_prefix: str = Field("iqn.2026-01.internal.bmi", pattern=r"^iqn\.\d{4}-\d{2}\.[a-z0-9.-]+$")
 
 
@@ -286,6 +294,11 @@ class Settings(BaseSettings):
     def spool(self) -> Path:
         """Folder of uploads, of files on their way in and of exports."""
         return self.intake.spool or self.state_dir / "spool"
+
+    @property
+    def template_folder(self) -> Path | None:
+        """Folder with templates that replace BMI's own, if there is one."""
+        return self.boot.templates or (TEMPLATES if TEMPLATES.exists() else None)
 
     @property
     def vault_file(self) -> Path:

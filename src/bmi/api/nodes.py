@@ -16,6 +16,13 @@ def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
 
+def _written_out(value: object) -> object:
+    # Python's own type would take true, or a number, for an address.
+    if value is not None and not isinstance(value, str | IPv4Address):
+        raise ValueError("write it as 10.64.1.5")
+    return value
+
+
 Mac = Annotated[str, BeforeValidator(_lower), StringConstraints(pattern=r"^([0-9a-f]{2}:){5}[0-9a-f]{2}$")]
 
 
@@ -54,6 +61,16 @@ class Nic(Request):
     port: str
 
 
+class NodeNic(Response):
+    """A network card, where its cable ends, and where it is."""
+
+    mac: str
+    switch: str
+    port: str
+    network: str | None = None
+    address: IPv4Address | None = None
+
+
 class BmcCreate(Request):
     """How to reach a node's management controller."""
 
@@ -90,7 +107,7 @@ class Node(Response):
     project: str | None
     bmc: Bmc | None
     """Shown to admins only."""
-    nics: list[Nic]
+    nics: list[NodeNic]
     disk: str | None
     image: str | None
     network: str | None
@@ -117,6 +134,8 @@ class Provision(Request):
     """Name or id of a disk that exists."""
     network: str
     project: str | None = None
+    address: Annotated[IPv4Address | None, BeforeValidator(_written_out)] = None
+    """The node's address on the network; a free one if absent. Needed where another server gives addresses."""
     hostname: Name | None = None
     """The node's name if absent."""
     ssh_keys: list[str] = Field([], max_length=64)

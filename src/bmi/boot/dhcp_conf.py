@@ -1,22 +1,34 @@
 """The texts that dnsmasq reads: its configuration, its hosts and their options.
 
-Every value is checked here before it gets into a line: what comes from a user must not become a directive.
+The configuration's text is in `templates/`. Every value is checked here before it gets into a line: what comes
+from a user must not become a directive.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from ipaddress import IPv4Address
 from pathlib import Path
 from uuid import UUID
 
 from bmi.boot.checks import check_hostname, check_mac, check_url
+from bmi.boot.texts import OWN_TEXTS, Texts
+from bmi.boot.variables import DhcpServer, Loader
 from bmi.drivers.leg import Leg
 from bmi.errors import BadRequest
 
-BIOS_LOADER = "undionly.kpxe"
-UEFI_LOADER = "snponly.efi"
+LOADERS = (
+    Loader("bios", architectures=(0,), file="undionly.kpxe"),
+    Loader("uefi", architectures=(7, 9), file="snponly.efi"),
+)
+"""Files that firmware loads over TFTP, by the architecture that it names (RFC 4578, section 2.1)."""
 
-_LEASE = 24 * 3600  # seconds; a node's disk hangs on its address, so it outlives a long outage of this host
+LEASE = 24 * 3600  # seconds; a node's disk hangs on its address, so it outlives a long outage of this host
+LEASES = range(120, 366 * 86400)
+"""Seconds that a lease may have; dnsmasq gives none below two minutes."""
+MTUS = range(576, 9217)
+"""Bytes that a packet may have: what every host takes (RFC 1122, 3.3.2), and what switches carry at most."""
+
 _RA_INTERVAL = 10  # seconds between two router advertisements
 _LEASES_AT_MOST = 4096
 
@@ -34,6 +46,52 @@ class BootHost:
     """Only this node's card is told; it may hold a secret."""
 
 
+class DhcpMode(StrEnum):
+    """Who gives addresses on a network."""
+
+    FULL = "full"
+    """BMI: nodes their own, and cards that it does not know one of a range."""
+    RESERVATIONS = "reservations"
+    """BMI, to nodes only."""
+    PROXY = "proxy"
+    """Another server; BMI adds what to boot."""
+    OFF = "off"
+    """Another server, or nobody: BMI is silent."""
+
+
+@dataclass(frozen=True)
+class Addressing:
+    """What the cards on a network are told about it, and by whom."""
+
+    mode: DhcpMode = DhcpMode.RESERVATIONS
+    dynamic: tuple[IPv4Address, IPv4Address] | None = None
+    """First and last address for cards that are no node's, if these are given any here."""
+    strangers: tuple[str, ...] = ()
+    """MAC addresses of cards that other gateways answer, and that are given nothing here."""
+    router: IPv4Address | None = None
+    """The default route; none if None."""
+    dns: bool = False
+    """Whether names are answered: those of the network's nodes, and others by asking `dns_servers`."""
+    dns_servers: tuple[IPv4Address, ...] = ()
+    """Whom to ask; where names are not answered, whom the cards are told to ask."""
+    zone: str | None = None
+    """The domain of the nodes."""
+    mtu: int | None = None
+    """Bytes of a packet; nothing is said about it if None."""
+    lease: int = LEASE
+    """Seconds for which an address is given."""
+    script_url: str | None = None
+    """Where any node's iPXE asks what to boot; for `proxy`."""
+
+
+@dataclass(frozen=True)
+class NodeName:
+    """A name that is answered, and whose address it is."""
+
+    name: str
+    address: IPv4Address
+
+
 @dataclass(frozen=True)
 class Place:
     """Where one dnsmasq runs. It must be started anew when any of this changes."""
@@ -43,13 +101,56 @@ class Place:
     """A namespace made anew has the old one's name, but dnsmasq would stay in the old one."""
     interface_index: int
     """So it is with an interface."""
-    gateway: IPv4Address | None
+    addressing: Addressing
     tftp_root: Path
     user: str
     hosts: Path
     options: Path
     leases: Path
+    names: Path
     log: Path
+
+
+def check_addressing(leg: Leg, addressing: Addressing) -> None:
+    """Refuse what cannot be told to the cards of a network.
+
+    Raises:
+        BadRequest: A value cannot be used.
+    """
+    network = leg.address.network
+    within = [*(addressing.dynamic or ()), *([addressing.router] if addressing.router else [])]
+    for address in within:
+        if address not in network or address in (network.network_address, network.broadcast_address):
+            raise BadRequest(f"{address} is no address of {network}", next_step="choose one of the network")
+    if addressing.dynamic and addressing.dynamic[0] > addressing.dynamic[1]:
+        first, last = addressing.dynamic
+        raise BadRequest(f"the range {first} to {last} is empty", next_step="name the lower address first")
+    if any(server in {own.ip for own in leg.addresses} for server in addressing.dns_servers):
+        raise BadRequest("the gateway cannot ask itself for names", next_step="name other DNS servers")
+    if addressing.dns and addressing.zone is None:
+        raise BadRequest("names need a domain", next_step="name one for the network")
+    if addressing.zone is not None:
+        check_hostname(addressing.zone)
+    if addressing.script_url is not None:
+        check_url(addressing.script_url)
+    for mac in addressing.strangers:
+        check_mac(mac)
+    for what, value, allowed in (("MTU", addressing.mtu, MTUS), ("lease", addressing.lease, LEASES)):
+        if value is not None and value not in allowed:
+            raise BadRequest(
+                f"{value} is no {what} that can be used",
+                next_step=f"choose one from {allowed[0]} to {allowed[-1]}",
+            )
+
+
+def check_names(names: Sequence[NodeName]) -> None:
+    """Refuse names that are none.
+
+    Raises:
+        BadRequest: One is none.
+    """
+    for each in names:
+        check_hostname(each.name)
 
 
 def check_hosts(leg: Leg, hosts: Sequence[BootHost]) -> None:
@@ -81,58 +182,53 @@ def check_hosts(leg: Leg, hosts: Sequence[BootHost]) -> None:
                 )
 
 
-def configuration(place: Place) -> str:
-    """Return the configuration that dnsmasq reads once, when it starts."""
-    leg = place.leg
-    network = leg.address.network
-    router = f"option:router,{place.gateway}" if place.gateway else "option:router"
-    lines = [
-        f"# namespace {place.namespace_inode}, interface {place.interface_index}",
-        f"user={place.user}",
-        "port=0",
-        "no-hosts",
-        "no-resolv",
-        "pid-file",
-        f"log-facility={_quoted(place.log)}",
-        "log-dhcp",
-        f"interface={leg.interface}",
-        "except-interface=lo",
-        "bind-interfaces",
-        # Only reserved cards are answered, and by nobody else on this network.
-        f"dhcp-range={network.network_address},static,{network.netmask},{_LEASE}",
-        "dhcp-authoritative",
-        "dhcp-ignore=tag:!known",
-        "dhcp-ignore-names",
-        # Firmware, iPXE, initramfs and operating system of one node send different client ids.
-        "dhcp-ignore-clid",
-        f"dhcp-lease-max={_LEASES_AT_MOST}",
-        f"dhcp-hostsfile={_quoted(place.hosts)}",
-        f"dhcp-optsfile={_quoted(place.options)}",
-        f"dhcp-leasefile={_quoted(place.leases)}",
-        f"dhcp-option={router}",
-        "dhcp-option=option:dns-server",
-        # iPXE waits 13 s for a router advertisement before it goes on; this one offers no route.
-        "enable-ra",
-        "quiet-ra",
-        f"dhcp-range=::,constructor:{leg.interface},ra-only",
-        f"ra-param={leg.interface},{_RA_INTERVAL},0",
-        # iPXE names itself by option 175; firmware names its architecture (RFC 4578, section 2.1).
-        "dhcp-match=set:ipxe,175",
-        "dhcp-match=set:bios,option:client-arch,0",
-        "dhcp-match=set:uefi,option:client-arch,7",
-        "dhcp-match=set:uefi,option:client-arch,9",
-        f"dhcp-boot=tag:!ipxe,tag:bios,{BIOS_LOADER}",
-        f"dhcp-boot=tag:!ipxe,tag:uefi,{UEFI_LOADER}",
-        "enable-tftp",
-        f"tftp-root={_quoted(place.tftp_root)}",
-        *_byte_tags(),
-    ]
-    return "\n".join(lines) + "\n"
+def configuration(place: Place, texts: Texts = OWN_TEXTS) -> str:
+    """Return the configuration that dnsmasq reads once, when it starts.
+
+    Raises:
+        SettingsInvalid: The template of this site's own cannot be used.
+    """
+    leg, told = place.leg, place.addressing
+    return texts.render(
+        DhcpServer(
+            namespace_inode=place.namespace_inode,
+            interface_index=place.interface_index,
+            interface=leg.interface,
+            gateway=leg.address.ip,
+            user=place.user,
+            subnet=leg.address.network,
+            dhcp=told.mode.value,
+            dynamic=told.dynamic,
+            lease_seconds=told.lease,
+            leases_at_most=_LEASES_AT_MOST,
+            router=told.router,
+            dns=told.dns,
+            dns_servers=told.dns_servers,
+            zone=told.zone,
+            names=place.names,
+            mtu=told.mtu,
+            script_url=told.script_url,
+            advertisement_seconds=_RA_INTERVAL,
+            loaders=LOADERS,
+            tftp_root=place.tftp_root,
+            hosts=place.hosts,
+            options=place.options,
+            leases=place.leases,
+            log=place.log,
+            byte_tags=tuple(_byte_tags()),
+        )
+    )
 
 
-def hosts_text(hosts: Sequence[BootHost]) -> str:
-    """Return the reservations."""
+def names_text(names: Sequence[NodeName]) -> str:
+    """Return the names, as hosts(5) has them."""
+    return "".join(sorted(f"{each.address} {each.name.lower()}\n" for each in names))
+
+
+def hosts_text(hosts: Sequence[BootHost], strangers: Sequence[str] = ()) -> str:
+    """Return the reservations, and the cards that are to meet silence."""
     lines = sorted(f"{host.mac.lower()},{host.address}" for host in hosts)
+    lines += sorted(f"{mac.lower()},ignore" for mac in strangers)
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -162,8 +258,3 @@ def _byte_tags() -> list[str]:
 
 def _tags(mac: str) -> str:
     return ",".join(f"tag:m{position}x{byte}" for position, byte in enumerate(mac.lower().split(":")))
-
-
-def _quoted(path: Path) -> str:
-    escaped = str(path).replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'

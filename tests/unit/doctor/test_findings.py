@@ -268,7 +268,7 @@ def lease_to_a_stranger(world: World) -> Iterator[None]:
     lease = Lease("52:54:00:ff:ff:ff", IPv4Address("10.64.0.9"), now())
     dnsmasq: Any = world.parts.gateway.dnsmasq
     dnsmasq.leased[world.leg.network] = [lease]
-    world.patch.setattr(dnsmasq, "serve", lambda leg, hosts: dnsmasq.leased.clear())
+    world.patch.setattr(dnsmasq, "serve", lambda leg, hosts, **told: dnsmasq.leased.clear())
     yield
 
 
@@ -343,6 +343,23 @@ def lose_a_port(world: World) -> Iterator[None]:
     fewer = [state for state in switch.ports() if state.port != "port2"]
     world.patch.setattr(switch, "ports", lambda: fewer)
     yield
+
+
+@plant(Code.PORT_WITHOUT_LINK, "cable")
+def unplug_a_cable(world: World) -> Iterator[None]:
+    switch: Any = world.parts.switches["sw1"]
+    switch.plug("port1", None)
+    yield
+    switch.plug("port1", world.boot.attachment.nic.mac)
+
+
+@plant(Code.CARD_ELSEWHERE, "cable")
+def plug_a_cable_in_elsewhere(world: World) -> Iterator[None]:
+    switch: Any = world.parts.switches["sw1"]
+    switch.plug("port40", world.boot.attachment.nic.mac)
+    yield
+    switch.plug("port40", None)
+    switch.plug("port1", world.boot.attachment.nic.mac)
 
 
 @plant(Code.NODE_ON_WHILE_FREE, "n2")
