@@ -245,7 +245,7 @@ def _opened(options: NetmikoOptions) -> tuple[Any, _Channel]:
             connection.establish_connection()
             connection.write_channel(connection.RETURN)
             connection.session_preparation()
-            if not connection.check_enable_mode():
+            if options.language.enables and not connection.check_enable_mode():
                 connection.enable()
     except BaseException as error:
         _close(connection)

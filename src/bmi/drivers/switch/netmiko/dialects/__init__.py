@@ -90,6 +90,8 @@ class Dialect(ABC):
     """netmiko's name for it: how a session is prepared, and paging switched off."""
     port_name: ClassVar[re.Pattern[str]]
     """What names of ports look like; nothing else ever gets into a command."""
+    enables: ClassVar[bool] = True
+    """Whether an account may have to say `enable` before it may do anything."""
     enter: ClassVar[tuple[str, ...]] = ("configure terminal",)
     """From the prompt after the log-in to where ports are configured."""
     leave: ClassVar[tuple[str, ...]] = ("end",)

@@ -33,6 +33,7 @@ class JuniperJunos(Dialect):
     title = "Juniper Junos (ELS)"
     device_type = "juniper_junos"
     port_name = re.compile(r"(ge|mge|xe|et)-\d+/\d+/\d+(:\d)?")
+    enables = False
     enter = ("configure private",)
     leave = ("exit configuration-mode",)
     commit = ("commit",)

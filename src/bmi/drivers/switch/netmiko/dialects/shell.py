@@ -10,6 +10,7 @@ _STATUS = re.compile(r"^bmi-status=(\d{1,3})\s*$", re.MULTILINE)
 class Shell(Dialect):
     """A switch that is configured from a shell."""
 
+    enables = False
     enter = ()
     leave = ()
 
