@@ -85,9 +85,8 @@ class Work:
 
     def _replaced(self, port: str) -> Sequence[str]:
         strip, fill = self._strip(port), self._fill(port)
-        if (
-            strip and fill and strip[0] == fill[0]
-        ):  # both are in the same sub-mode: it need not be left between
+        if strip and fill and strip[0] == fill[0] and strip.count(strip[-1]) == 1:
+            # Both are in the same sub-mode, and in no other one: it need not be left between.
             return [*strip[:-1], *fill[1:]]
         return [*strip, *fill]
 
