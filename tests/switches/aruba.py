@@ -140,10 +140,13 @@ class AoscxCli(ModedCli):
             mode = "trunk" if port.access is None else "access"
             native = port.native if port.access is None else port.access
             state = ("no ", "down", "Administratively down") if port.shut else ("yes", "up  ", "")
+            speed = f"{state[2]:<23} 1000    node"
             lines.append(
-                f"{name:<9} {native:<7} {mode:<6} 1GbT           {state[0]}     {state[1]}    {state[2]:<23} 1000    node"
+                f"{name:<9} {native:<7} {mode:<6} 1GbT           {state[0]}     {state[1]}    {speed}"
             )
-        lines.append("vlan1     --      --     --             yes     up                              --      --")
+        lines.append(
+            "vlan1     --      --     --             yes     up                              --      --"
+        )
         return "\n".join([*lines, ""])
 
     def written(self) -> str:

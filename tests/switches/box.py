@@ -47,6 +47,8 @@ class Cli(ABC):
 
     paging = True
     banner = ""
+    secretly: Callable[[str], str] | None = None
+    """What takes the next line, without an echo; None where it is a command."""
 
     @property
     @abstractmethod

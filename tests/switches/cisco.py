@@ -25,6 +25,8 @@ class Port:
 
 class CiscoBox(Box):
     cli: type["CiscoCli"]
+    enable_secret: str | None = None
+    """Where there is one, accounts begin without rights."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,12 +48,22 @@ class CiscoCli(ModedCli):
     box: CiscoBox
     host = "tor1"
 
+    def __init__(self, box: CiscoBox) -> None:
+        super().__init__(box)
+        self.enabled = box.enable_secret is None
+
     @property
     def prompt(self) -> str:
         modes = {"config": "(config)", "if": "(config-if)", "vlan": "(config-vlan)"}
-        return f"{self.host}{modes[self.mode[-1][0]] if self.mode else ''}#"
+        return f"{self.host}{modes[self.mode[-1][0]] if self.mode else ''}{'#' if self.enabled else '>'}"
 
     def rules(self, mode: str) -> Sequence[Rule]:
+        if not self.enabled:
+            return [
+                ("terminal length 0", self.unpaged_said),
+                ("terminal width 511", self.width),
+                ("enable", self.enable),
+            ]
         if mode == "exec":
             return [
                 ("terminal length 0", self.unpaged_said),
@@ -75,6 +87,13 @@ class CiscoCli(ModedCli):
 
     @abstractmethod
     def shows(self) -> Sequence[Rule]: ...
+
+    def enable(self) -> None:
+        self.secretly = self.take_secret
+
+    def take_secret(self, line: str) -> str:
+        self.enabled = line == self.box.enable_secret
+        return "" if self.enabled else "% Bad secrets\n\n"
 
     def unpaged_said(self) -> str | None:
         self.unpaged()
@@ -162,11 +181,14 @@ class NxosCli(CiscoCli):
             for vlan in sorted(self.box.vlans)
         ]
         # Where there is one row only, NX-OS leaves the list out.
-        return json.dumps({"TABLE_vlanbriefxbrief": {"ROW_vlanbriefxbrief": rows if len(rows) > 1 else rows[0]}})
+        return json.dumps(
+            {"TABLE_vlanbriefxbrief": {"ROW_vlanbriefxbrief": rows if len(rows) > 1 else rows[0]}}
+        )
 
     def copied(self) -> str:
         self.save()
-        return "[########################################] 100%\nCopy complete, now saving to disk (please wait)...\nCopy complete.\n"
+        done = "Copy complete, now saving to disk (please wait)...\nCopy complete.\n"
+        return f"[########################################] 100%\n{done}"
 
 
 class NxosBox(CiscoBox):
@@ -278,7 +300,9 @@ class EosCli(CiscoCli):
                             "mode": port.mode,
                             "staticTrunkGroups": [],
                             "tpid": "0x8100",
-                            "trunkAllowedVlans": "ALL" if port.allowed == ALL else listed(port.allowed) or "NONE",
+                            "trunkAllowedVlans": "ALL"
+                            if port.allowed == ALL
+                            else listed(port.allowed) or "NONE",
                             "trunkingNativeVlanId": port.native,
                             "trunkingNativeVlanName": "default",
                         },

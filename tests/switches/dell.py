@@ -17,7 +17,9 @@ class Os9Box(Box):
         super().__init__()
         self.default_vlan = False
         self.untagged: dict[str, int] = {}
-        self.tagged: dict[str, set[int]] = {port: set() for port in self.ports} | {self.uplink: set(range(2, 4095))}
+        self.tagged: dict[str, set[int]] = {port: set() for port in self.ports} | {
+            self.uplink: set(range(2, 4095))
+        }
 
     def carried(self, port: str) -> PortVlans:
         native = self.untagged.get(port, 1 if self.default_vlan else None)
@@ -29,7 +31,7 @@ class Os9Box(Box):
 
 class Os9Cli(ModedCli):
     box: Os9Box
-    invalid = "                    ^\n% Error: Invalid input at \"^\" marker.\n"
+    invalid = '                    ^\n% Error: Invalid input at "^" marker.\n'
 
     @property
     def prompt(self) -> str:
@@ -56,7 +58,7 @@ class Os9Cli(ModedCli):
 
     def vlan(self, number: str) -> str | None:
         if not 1 <= int(number) <= 4094:
-            return "% Error: Value out of range at \"^\" marker.\n"
+            return '% Error: Value out of range at "^" marker.\n'
         self.box.vlans.add(int(number))
         self.enter("vlan", number)
         return None
@@ -90,7 +92,14 @@ class Os9Cli(ModedCli):
         ]
         for port in self.box.tagged:
             carried = self.box.carried(port)
-            lines += ["", f"Name: {port}", "Description: T 77", "802.1QTagged: Hybrid", "Vlan membership:", "Q       Vlans"]
+            lines += [
+                "",
+                f"Name: {port}",
+                "Description: T 77",
+                "802.1QTagged: Hybrid",
+                "Vlan membership:",
+                "Q       Vlans",
+            ]
             if carried.native is not None:
                 lines.append(f"U       {carried.native}")
             if carried.tagged:
@@ -165,7 +174,11 @@ class Os10Cli(ModedCli):
             ]
         moves: list[Rule] = [("end", self.end), ("exit", self.leave)]
         if mode == "config":
-            return [*moves, (r"interface vlan ?(\d+)", self.vlan), (r"interface (ethernet\S+)", self.interface)]
+            return [
+                *moves,
+                (r"interface vlan ?(\d+)", self.vlan),
+                (r"interface (ethernet\S+)", self.interface),
+            ]
         if mode == "vlan":
             return moves
         return [
@@ -214,12 +227,22 @@ class Os10Cli(ModedCli):
         self.port.tagged -= numbers(vlans)
 
     def running(self) -> str:
-        lines = ["! Version 10.5.4.2", "! Last configuration change at Nov 26 10:00:00 2026", "!", "hostname tor1"]
+        lines = [
+            "! Version 10.5.4.2",
+            "! Last configuration change at Nov 26 10:00:00 2026",
+            "!",
+            "hostname tor1",
+        ]
         for vlan in sorted(self.box.vlans):
             lines += ["!", f"interface vlan{vlan}", " no shutdown"]
         lines += ["!", "interface mgmt1/1/1", " no shutdown", " ip address 10.0.0.2/24"]
         for name, port in self.box.settings.items():
-            lines += ["!", f"interface {name}", f" description node_{name}", f" {'' if port.shut else 'no '}shutdown"]
+            lines += [
+                "!",
+                f"interface {name}",
+                f" description node_{name}",
+                f" {'' if port.shut else 'no '}shutdown",
+            ]
             if port.mode == "trunk":
                 lines.append(" switchport mode trunk")
             lines.append(f" switchport access vlan {port.access}")

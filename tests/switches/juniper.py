@@ -18,13 +18,17 @@ class JunosBox(Box):
         self.lines = [
             "set vlans default vlan-id 1",
             "set vlans storage vlan-id 300",
-            "set interfaces ge-0/0/0 description \"node 0\"",
+            'set interfaces ge-0/0/0 description "node 0"',
             f"set interfaces {self.uplink} {_SWITCHING} interface-mode trunk",
             f"set interfaces {self.uplink} {_SWITCHING} vlan members all",
         ]
 
     def carried(self, port: str) -> PortVlans:
-        mine = [line.removeprefix(f"set interfaces {port} ") for line in self.lines if line.startswith(f"set interfaces {port} ")]
+        mine = [
+            line.removeprefix(f"set interfaces {port} ")
+            for line in self.lines
+            if line.startswith(f"set interfaces {port} ")
+        ]
         members: frozenset[int] = frozenset()
         for line in mine:
             if match := re.fullmatch(rf"{_SWITCHING} vlan members (\S+)", line):
@@ -35,7 +39,9 @@ class JunosBox(Box):
         return PortVlans(native if native in members else None, members - {native})
 
     def ids(self, lines: list[str]) -> set[int]:
-        return {int(match[1]) for line in lines if (match := re.fullmatch(r"set vlans \S+ vlan-id (\d+)", line))}
+        return {
+            int(match[1]) for line in lines if (match := re.fullmatch(r"set vlans \S+ vlan-id (\d+)", line))
+        }
 
     def login(self) -> "JunosCli":
         return JunosCli(self)
@@ -73,9 +79,17 @@ class JunosCli(Cli):
             self.orders = []
             return "warning: uncommitted changes will be discarded on exit\nEntering configuration mode\n"
         if words == "show interfaces terse | no-more":
-            rows = [f"{port:<24}up    {'down' if port.endswith('/3') else 'up'}" for port in (*self.box.ports, self.box.uplink)]
-            more = [f"{self.box.ports[0]}.0              up    up   eth-switch", "vme                     up    down"]
-            return "\n".join(["Interface               Admin Link Proto    Local                 Remote", *rows, *more, ""])
+            rows = [
+                f"{port:<24}up    {'down' if port.endswith('/3') else 'up'}"
+                for port in (*self.box.ports, self.box.uplink)
+            ]
+            more = [
+                f"{self.box.ports[0]}.0              up    up   eth-switch",
+                "vme                     up    down",
+            ]
+            return "\n".join(
+                ["Interface               Admin Link Proto    Local                 Remote", *rows, *more, ""]
+            )
         if match := re.fullmatch(r"show configuration (interfaces|vlans) \| display set \| no-more", words):
             return "".join(f"{line} \n" for line in self.box.lines if line.startswith(f"set {match[1]} "))
         return None

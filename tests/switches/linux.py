@@ -170,7 +170,10 @@ class SonicCli(ShellCli):
             return self.table(match[1]), 0
         if command == "config save -y":
             self.box.saves += 1
-            return "Running command: /usr/local/bin/sonic-cfggen -d --print-data > /etc/sonic/config_db.json\n", 0
+            return (
+                "Running command: /usr/local/bin/sonic-cfggen -d --print-data > /etc/sonic/config_db.json\n",
+                0,
+            )
         if match := re.fullmatch(r"config vlan add (\d+)", command):
             if int(match[1]) in self.box.vlans:
                 return self.error(f"Vlan{match[1]} already exists")

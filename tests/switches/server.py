@@ -4,7 +4,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,8 +51,6 @@ class Rack:
     logins: list[tuple[str, bool]] = field(default_factory=list)
     heard: list[str] = field(default_factory=list)
     """Every line of every session."""
-    transcript: list[str] = field(default_factory=list)
-    """What went over the wire in both directions, line by line."""
     open_sessions: int = 0
     user_key: Any = None
     """A public key that may log in."""
@@ -125,6 +123,10 @@ class _Terminal:
 
     def _answer(self, line: str) -> None:
         rack = self._rack
+        if take := self._cli.secretly:
+            self._cli.secretly = None
+            self._send(f"\n{take(line)}{self._cli.prompt}")
+            return
         self._send(f"{line}\n")
         if line.strip():
             rack.heard.append(line)
@@ -140,7 +142,9 @@ class _Terminal:
             while True:
                 self._channel.sendall(b"x" * 65536)
         if line.strip():
-            seconds = next((slow for begin, slow in rack.slow.items() if line.startswith(begin)), rack.latency)
+            seconds = next(
+                (slow for begin, slow in rack.slow.items() if line.startswith(begin)), rack.latency
+            )
             time.sleep(seconds)
         if fault and kind in ("refuse", "garble"):
             said = fault.says
@@ -153,7 +157,7 @@ class _Terminal:
         if kind == "cut":
             raise EOFError
         self._print(said)
-        self._send(self._cli.prompt)
+        self._send("Password: " if self._cli.secretly else self._cli.prompt)
 
     def _print(self, said: str) -> None:
         lines = said.split("\n")
@@ -174,7 +178,6 @@ class _Terminal:
                 continue
             self._after_return = letter == "\r"
             if letter in "\r\n":
-                self._rack.transcript.append(f"> {line}")
                 return line
             line += letter
 
@@ -238,6 +241,3 @@ def _serve(rack: Rack, connection: socket.socket, transports: list[Any]) -> None
             finally:
                 rack.open_sessions -= 1
     transport.close()
-
-
-Make = Callable[[], Box]

@@ -30,7 +30,7 @@ _LONG = {
 
 _BLOCK = re.compile(r"^Name: *", re.MULTILINE)
 _LINE = re.compile(r"^(?P<name>[^:\n]+): *(?P<value>[^\n]*(?:\n {3,}[\d,\-][^\n]*)*)$", re.MULTILINE)
-_VLAN = re.compile(r"^(\d{1,4}) +\S+ +(?:active|suspended|act/\w+|sus/\w+)", re.MULTILINE)
+_VLAN = re.compile(r"^(\d{1,4}) +\S+ +active\b", re.MULTILINE)  # not those of Token Ring and FDDI: act/unsup
 
 
 class CiscoIos(Trunks):
