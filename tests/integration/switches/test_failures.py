@@ -350,7 +350,8 @@ def test_an_unknown_host_key_is_not_spoken_to(nexus: Bench) -> None:
         switch.port("Ethernet1/1")
     assert text(caught) == (
         f"the host key of {nexus.name} (ecdsa-sha2-nistp256 {nexus.rack.key.fingerprint}) is not in {known}; "
-        f"compare it with the switch's own, at its console, then: ssh-keyscan -p {nexus.rack.port} 127.0.0.1 >> {known}"
+        f"compare it with the switch's own, at its console, then: ssh-keyscan -p {nexus.rack.port} 127.0.0.1 "
+        f">> {known}"
     )
     assert nexus.rack.logins == []
 

@@ -173,7 +173,7 @@ def numbers(text: str) -> frozenset[int]:
         return EVERY
     found: set[int] = set()
     for part in compact.split(","):
-        if not (match := re.fullmatch(r"(\d{1,4})(?:-(\d{1,4}))?", part)):
+        if not (match := re.fullmatch(r"([0-9]{1,4})(?:-([0-9]{1,4}))?", part)):
             raise Unreadable(f"a list of VLANs, not {text[:40]!r}")
         found.update(range(int(match[1]), int(match[2] or match[1]) + 1))
     if not found <= EVERY:

@@ -28,8 +28,9 @@ _LONG = {
 }
 """Names of ports as the configuration has them, by how `show interfaces switchport` shortens them."""
 
+_LIST = "trunking vlans enabled"
 _BLOCK = re.compile(r"^Name: *", re.MULTILINE)
-_LINE = re.compile(r"^(?P<name>[^:\n]+): *(?P<value>[^\n]*(?:\n {3,}[\d,\-][^\n]*)*)$", re.MULTILINE)
+_LINE = re.compile(r"^(?P<name>[^:\n]+): *(?P<value>[^\n]*(?:\n *\d[\d,\- ]*)*)$", re.MULTILINE)
 _VLAN = re.compile(r"^(\d{1,4}) +\S+ +active\b", re.MULTILINE)  # not those of Token Ring and FDDI: act/unsup
 
 
@@ -61,28 +62,28 @@ DIALECT = CiscoIos()
 
 def _port(block: str) -> tuple[str, Found]:
     short, _, rest = block.partition("\n")
-    values = {match["name"].strip(): match["value"].strip() for match in _LINE.finditer(rest)}
+    values = {match["name"].strip().lower(): match["value"].strip() for match in _LINE.finditer(rest)}
     letters, digits = re.match(r"([A-Za-z]*)(\S*)", short.strip()).groups()  # type: ignore[union-attr] # fits all
     return _LONG.get(letters, letters) + digits, _found(values)
 
 
 @readable
 def _found(values: dict[str, str]) -> Found:
-    if values.get("Switchport") != "Enabled":
+    if values.get("switchport") != "Enabled":
         return unusable("it is a routed port")
-    link = not values.get("Operational Mode", "").startswith("down")
-    mode = values.get("Administrative Mode", "")
+    link = not values.get("operational mode", "").startswith("down")
+    mode = values.get("administrative mode", "")
     if mode == "static access":
-        return Found(PortVlans(_first(values, "Access Mode VLAN")), link=link)
+        return Found(PortVlans(_first(values, "access mode vlan")), link=link)
     # One that negotiates its mode can become a trunk at any time: it counts as one.
-    vlans = trunk(_first(values, "Trunking Native Mode VLAN"), _allowed(values))
+    vlans = trunk(_first(values, "trunking native mode vlan"), _allowed(values))
     if mode == "trunk" or mode.startswith("dynamic"):
         return Found(vlans, link=link)
     return unusable(f"it is in mode {mode[:30]}", link)
 
 
 def _allowed(values: dict[str, str]) -> frozenset[int]:
-    return numbers(values["Trunking VLANs Enabled"]) if "Trunking VLANs Enabled" in values else EVERY
+    return numbers(values[_LIST]) if _LIST in values else EVERY
 
 
 def _first(values: dict[str, str], name: str) -> int:
