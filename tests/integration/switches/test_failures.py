@@ -16,7 +16,7 @@ import pytest
 
 from bmi.drivers import Outcome, Site, load
 from bmi.drivers.switch import ISOLATED, PortVlans, Switch
-from bmi.errors import SettingsInvalid, SwitchError, SwitchPortUnknown, SwitchRefused
+from bmi.errors import SwitchError, SwitchPortUnknown, SwitchRefused
 from tests.switches import BOXES
 from tests.switches.cisco import CiscoBox, NxosBox
 from tests.switches.juniper import JunosBox
@@ -200,7 +200,7 @@ def test_others_uncommitted_changes_are_not_committed(tmp_path: Path) -> None:
         rack.faults.append(Fault("^configure private$", "refuse", says=says))
         with (
             Bench(tmp_path, rack, "juniper_junos").driver() as switch,
-            pytest.raises(SwitchRefused) as caught,
+            pytest.raises(SwitchError) as caught,
         ):
             switch.configure("ge-0/0/0", PortVlans(101))
         assert "refuses 'configure private' of user bmi: error: configuration database modified" in text(
@@ -359,7 +359,7 @@ def test_an_unknown_host_key_is_not_spoken_to(nexus: Bench) -> None:
 def test_without_a_file_of_host_keys_nobody_is_spoken_to(nexus: Bench, tmp_path: Path) -> None:
     with (
         nexus.driver(known_hosts=str(tmp_path / "none")) as switch,
-        pytest.raises(SettingsInvalid, match="ssh-keyscan"),
+        pytest.raises(SwitchRefused, match="ssh-keyscan"),
     ):
         switch.port("Ethernet1/1")
 
@@ -390,7 +390,7 @@ def test_a_wrong_password_is_tried_once(nexus: Bench) -> None:
 def test_a_password_file_that_is_none_is_named(nexus: Bench, content: str | None, says: str) -> None:
     path = Path(nexus.options["password_file"])
     path.unlink() if content is None else path.write_text(content)
-    with nexus.driver() as switch, pytest.raises(SettingsInvalid, match=says) as caught:
+    with nexus.driver() as switch, pytest.raises(SwitchRefused, match=says) as caught:
         switch.port("Ethernet1/1")
     assert str(path) in text(caught)
     assert nexus.rack.logins == []
@@ -404,7 +404,7 @@ def test_a_key_lets_in_too(nexus: Bench, tmp_path: Path) -> None:
         assert switch.configure("Ethernet1/1", PortVlans(101)) is Outcome.DONE
     with (
         nexus.driver(key_file=str(tmp_path / "none")) as switch,
-        pytest.raises(SettingsInvalid, match="none is not there"),
+        pytest.raises(SwitchRefused, match="none is not there"),
     ):
         switch.port("Ethernet1/1")
 

@@ -2,10 +2,13 @@
 
 import json
 import re
+import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bmi.drivers import parse_options
 from bmi.drivers.switch import ISOLATED, PortVlans
 from bmi.drivers.switch.netmiko.dialects import (
     EVERY,
@@ -18,6 +21,7 @@ from bmi.drivers.switch.netmiko.dialects import (
     pieces,
     spare,
 )
+from bmi.drivers.switch.netmiko.options import NetmikoOptions
 from bmi.errors import SettingsInvalid
 
 OPEN = PortVlans(1, EVERY - {1})
@@ -627,10 +631,21 @@ def test_options_that_cannot_be_used_are_named(more: dict[str, Any], says: str) 
         options(**more)
 
 
-def options(**more: Any) -> Any:
-    from bmi.drivers import parse_options
-    from bmi.drivers.switch.netmiko.options import NetmikoOptions
+def test_the_documents_show_every_option_with_its_default() -> None:
+    document = (Path(__file__).parents[4] / "docs" / "switches.md").read_text()
+    example = re.sub(r"^# (?=\w+ = )", "", document.split("```toml\n")[1].split("```")[0], flags=re.MULTILINE)
+    shown = tomllib.loads(example)["switches"]["tor1"]["options"]
+    defaults = {
+        name: field.default for name, field in NetmikoOptions.model_fields.items() if not field.is_required()
+    }
 
+    assert {*shown, "key_file"} == set(NetmikoOptions.model_fields)
+    for name, default in defaults.items():
+        if not name.endswith("_file"):
+            assert str(shown[name]) == str(default).replace(".0", ""), name
+
+
+def options(**more: Any) -> Any:
     known = {
         "host": "10.0.0.2",
         "username": "bmi",

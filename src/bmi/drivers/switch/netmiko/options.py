@@ -8,7 +8,7 @@ from pydantic import Field, PositiveFloat, model_validator
 from bmi.drivers import Options
 from bmi.drivers.switch.netmiko.dialects import NAMES, Dialect, dialect
 from bmi.drivers.switch.netmiko.ports import expanded
-from bmi.errors import SettingsInvalid
+from bmi.errors import SwitchRefused
 
 _MOST_SECRET = 4096  # bytes of a file that holds a password
 
@@ -78,7 +78,7 @@ def secret(path: Path | None, option: str) -> str | None:
     """Read a secret from a file; None if there is no file.
 
     Raises:
-        SettingsInvalid: It cannot be read, or is no password.
+        SwitchRefused: It cannot be read, or is no password.
     """
     if path is None:
         return None
@@ -86,12 +86,12 @@ def secret(path: Path | None, option: str) -> str | None:
         with path.open("rb") as file:
             content = file.read(_MOST_SECRET + 1).decode().rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsInvalid(
+        raise SwitchRefused(
             f"{option} {path} cannot be read: {type(error).__name__}",
             next_step="check that it is there, its owner and its mode",
         ) from None
     if not content or len(content) >= _MOST_SECRET or not content.isprintable():
-        raise SettingsInvalid(
+        raise SwitchRefused(
             f"{option} {path} holds no password", next_step="write the password into it, in one line"
         )
     return content

@@ -19,7 +19,7 @@ from netmiko.ssh_dispatcher import CLASS_MAPPER
 
 from bmi.drivers.switch.netmiko.dialects import Reading, Unreadable
 from bmi.drivers.switch.netmiko.options import NetmikoOptions, secret
-from bmi.errors import SettingsInvalid, SwitchError, SwitchRefused
+from bmi.errors import SwitchError, SwitchRefused
 
 MOST = 4 << 20  # bytes of one answer; the whole configuration of a large chassis has one or two MiB
 _PIECE = 1 << 16  # bytes read at a time
@@ -44,8 +44,8 @@ class Session:
         options: How to reach it.
 
     Raises:
-        SettingsInvalid: A file that the options name cannot be read.
-        SwitchRefused: It refuses the log-in, or is not the switch it should be.
+        SwitchRefused: It refuses the log-in, or is not the switch it should be; or a file that the options name
+            cannot be read.
         SwitchError: It does not answer, or not as such a switch does.
     """
 
@@ -210,7 +210,7 @@ def _opened(options: NetmikoOptions) -> tuple[Any, _Channel]:
     known_as = options.language.device_type
     kind = type("Guarded", (_Guarded, CLASS_MAPPER[known_as]), {"options": options})
     if options.check_host_key and not options.known_hosts.is_file():
-        raise SettingsInvalid(
+        raise SwitchRefused(
             f"known_hosts {options.known_hosts} is not there, so no switch can show that it is the right one",
             next_step=_how_to_trust(options),
         )
@@ -234,7 +234,7 @@ def _opened(options: NetmikoOptions) -> tuple[Any, _Channel]:
             auto_connect=False,
         )
     except ValueError:
-        raise SettingsInvalid(
+        raise SwitchRefused(
             f"key_file {options.key_file} is not there", next_step="check its path, its owner and its mode"
         ) from None
     if options.check_host_key:
@@ -249,7 +249,7 @@ def _opened(options: NetmikoOptions) -> tuple[Any, _Channel]:
                 connection.enable()
     except BaseException as error:
         _close(connection)
-        if isinstance(error, SwitchError | SettingsInvalid) or not isinstance(error, Exception):
+        if isinstance(error, SwitchError) or not isinstance(error, Exception):
             raise
         raise _in_our_words(error, options, late=watch.late) from None
     return connection, connection.channel

@@ -7,7 +7,7 @@ from bmi.drivers.switch import ISOLATED, PortVlans
 from bmi.drivers.switch.netmiko.dialects import Reading
 from bmi.drivers.switch.netmiko.options import NetmikoOptions
 from bmi.drivers.switch.netmiko.session import Session, shown
-from bmi.errors import SwitchRefused
+from bmi.errors import SwitchError
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,7 @@ class Work:
 
         Raises:
             Dropped: The session ended.
-            SwitchRefused: The account may not configure.
-            SwitchError: The switch does not answer.
+            SwitchError: The switch does not answer, or the account may not configure, or not at this moment.
         """
         self._enter()
         if self._language.commit:
@@ -60,7 +59,7 @@ class Work:
     def _enter(self) -> None:
         for command in self._language.enter:
             if said := self._language.refused(self._session.ask(command)):
-                raise SwitchRefused(
+                raise SwitchError(
                     f"{self._options.title} refuses {command!r} of user {self._options.username}: {shown(said)}",
                     next_step="give the account the right to configure (docs/switches.md); if it says that "
                     "somebody else configures at this moment, wait until he is done",
