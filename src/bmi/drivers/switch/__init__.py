@@ -11,6 +11,7 @@ VLANS = range(1, 4095)
 """Ids that a VLAN can have: 0 stands for none, 4095 is reserved (IEEE 802.1Q, table 9-2)."""
 
 _NAMED = 5  # ports that an error names as examples
+_RUN = 4  # VLANs in a row from which on they are written as a range: an open trunk has 4094
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,23 @@ class PortVlans:
 
     def __str__(self) -> str:
         words = [] if self.native is None else [str(self.native)]
-        words += [f"{vlan} (tagged)" for vlan in sorted(self.tagged)]
+        for run in runs(self.tagged):
+            if len(run) < _RUN:
+                words += [f"{vlan} (tagged)" for vlan in run]
+            else:
+                words.append(f"{run[0]}-{run[-1]} (tagged)")
         return ", ".join(words) or "none"
+
+
+def runs(vlans: Iterable[int]) -> list[range]:
+    """Return VLANs as ranges without gaps, in order: 1, 2, 3 and 7 are `range(1, 4)` and `range(7, 8)`."""
+    found: list[range] = []
+    for vlan in sorted(vlans):
+        if found and found[-1].stop == vlan:
+            found[-1] = range(found[-1].start, vlan + 1)
+        else:
+            found.append(range(vlan, vlan + 1))
+    return found
 
 
 ISOLATED = PortVlans()
