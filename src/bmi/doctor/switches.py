@@ -13,6 +13,7 @@ from bmi.doctor.codes import Code
 from bmi.doctor.sheet import Check, Sheet
 from bmi.drivers.switch import ISOLATED, PortVlans
 from bmi.networks.service import vlans_of
+from bmi.nodes.leases import given_away
 from bmi.nodes.models import Nic
 from bmi.parts import Parts
 
@@ -45,6 +46,8 @@ def _switch(parts: Parts, name: str, nics: Sequence[Nic], sheet: Sheet) -> None:
     after = _wanted(parts, nics)
     for nic in nics:
         found = real.get(nic.port)
+        if found is None and given_away(parts.leases, nic.node):
+            continue  # it is somebody else's, which `bmi.doctor.leases` tells of
         if found is None:
             sheet.note(Code.PORT_UNKNOWN, _thing(nic), f"switch {name} has no port {nic.port}")
             continue

@@ -14,6 +14,7 @@ from bmi.drivers import Outcome
 from bmi.drivers.switch import ISOLATED, PortVlans, Switch
 from bmi.errors import AlreadyExists, BadRequest, InUse, SettingsInvalid
 from bmi.networks.models import Attachment, Network
+from bmi.nodes.leases import given_away
 from bmi.nodes.models import Nic
 from bmi.parts import Parts
 from bmi.settings import EXPORT_PORTS, Networks
@@ -86,6 +87,8 @@ def apply_port(parts: Parts, id: UUID) -> Outcome:
         with parts.db.read() as session:
             nic = session.get_one(Nic, id)
             vlans = vlans_of(session, id)
+        if given_away(parts.leases, nic.node):
+            return Outcome.ALREADY  # the port is somebody else's
         return switch_of(parts, nic.switch).configure(nic.port, vlans)
 
 
