@@ -1,6 +1,7 @@
 """A HIL and its OBMd over HTTP on loopback, with the habits of the real ones. docs/hil.md lists them."""
 
 import base64
+import contextlib
 import json
 import re
 import threading
@@ -109,7 +110,8 @@ class Handler(BaseHTTPRequestHandler):
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(raw)
+        with contextlib.suppress(BrokenPipeError):  # of one that was killed
+            self.wfile.write(raw)
 
 
 class HilHandler(Handler):
@@ -181,6 +183,10 @@ class HilHandler(Handler):
                     connect=verb == "connect_network",
                 )
                 return 202, None if world.version == "0.2" else {"status_id": id}
+            case "POST", ["project", project, "detach_node"]:
+                self.require(user, project)
+                world.give_back(project, self.asked(body, {"node"})["node"])
+                return 200, None
             case "PUT", ["node", name, "obm"] if world.version == "0.4":
                 asked = self.asked(body, {"enabled"})
                 node = self.require_node(user, name)

@@ -117,6 +117,19 @@ class World:
                 nic.networks.clear()
             node.obm, node.project = False, project
 
+    def give_back(self, project: str, name: str) -> None:
+        """End a lease as its project may."""
+        node = self.node(name)
+        if node.project != project:
+            raise Refusal(404, "NotFoundError", "Node not in project")
+        if any(nic.networks for nic in node.nics.values()):
+            raise Refusal(409, "BlockedError", "Node attached to a network")
+        if any(one.node == name and one.status == "PENDING" for one in self.actions.values()):
+            raise Refusal(409, "BlockedError", "Node has pending network actions")
+        if node.obm:
+            raise Refusal(409, "BlockedError", "Node's obm is enabled.")
+        node.project = None
+
     # --- networks --------------------------------------------------------------------------------------------
 
     def daemon(self, *, at_once: bool = False) -> None:

@@ -8,12 +8,13 @@ from uuid import UUID
 from sqlalchemy import select
 
 from bmi.api.doctor import Family
+from bmi.api.nodes import Lease
 from bmi.doctor.claims import claims
 from bmi.doctor.codes import Code
 from bmi.doctor.sheet import Check, Sheet
 from bmi.drivers.switch import ISOLATED, PortVlans
 from bmi.networks.service import vlans_of
-from bmi.nodes.leases import given_away
+from bmi.nodes.leases import lease_of
 from bmi.nodes.models import Nic
 from bmi.parts import Parts
 
@@ -45,9 +46,9 @@ def _switch(parts: Parts, name: str, nics: Sequence[Nic], sheet: Sheet) -> None:
     real = {state.port: state.vlans for state in parts.switches[name].ports()}
     after = _wanted(parts, nics)
     for nic in nics:
-        found = real.get(nic.port)
-        if found is None and given_away(parts.leases, nic.node):
+        if lease_of(parts.leases, nic.node) is Lease.ENDED:
             continue  # it is somebody else's, which `bmi.doctor.leases` tells of
+        found = real.get(nic.port)
         if found is None:
             sheet.note(Code.PORT_UNKNOWN, _thing(nic), f"switch {name} has no port {nic.port}")
             continue

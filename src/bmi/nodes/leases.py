@@ -25,11 +25,8 @@ from bmi.events import record
 from bmi.nodes.models import Node
 from bmi.settings import InventorySettings
 
-READ_AGE = 5.0
-"""Seconds that an answer of the inventory is good for where it is only shown."""
-
-ACT_AGE = 1.0
-"""Seconds that an answer is good for where something is done by it: a step asks once for all its ports."""
+FRESH = 1.0
+"""Seconds that an answer of the inventory is good for: who looks at many nodes, or ports, asks once."""
 
 _REMEMBERED = 10.0  # seconds between a look before a transaction and the transaction
 
@@ -102,7 +99,7 @@ def lease_of(leases: Leases | None, node: Node) -> Lease | None:
     if leases is None or node.inventory_name is None or node.inventory_project is None:
         return None
     try:
-        held = node.inventory_name in leases.nodes(node.inventory_project, age=READ_AGE)
+        held = node.inventory_name in leases.nodes(node.inventory_project, age=FRESH)
     except (InventoryUnavailable, InventoryRefused):
         return Lease.UNKNOWN
     return Lease.HELD if held else Lease.ENDED
@@ -117,7 +114,7 @@ def given_away(leases: Leases | None, node: Node) -> bool:
     """
     if leases is None or node.inventory_name is None or node.inventory_project is None:
         return False
-    return node.inventory_name not in leases.nodes(node.inventory_project, age=ACT_AGE)
+    return node.inventory_name not in leases.nodes(node.inventory_project, age=FRESH)
 
 
 def require(leases: Leases | None, node: Node, project: str) -> str | None:
@@ -136,7 +133,7 @@ def require(leases: Leases | None, node: Node, project: str) -> str | None:
     if leases is None or node.inventory_name is None:
         return None
     listed = leases.listed(project)
-    if node.inventory_name not in leases.nodes(listed, age=ACT_AGE):
+    if node.inventory_name not in leases.nodes(listed, age=FRESH):
         raise _not_leased(node, project, listed)
     return listed
 
@@ -184,7 +181,7 @@ def look(db: Db, leases: Leases | None, project: str | None) -> None:
     with suppress(BmiError):  # what is wrong is said by whoever needs it
         with db.read() as session:
             name = find(session, Project, project, thing="project", limit_to=None).name
-        leases.nodes(leases.listed(name), age=READ_AGE)
+        leases.nodes(leases.listed(name), age=FRESH)
 
 
 def keep(db: Db, leases: Leases | None, id: UUID, project: str | None) -> None:
@@ -210,6 +207,15 @@ def keep(db: Db, leases: Leases | None, id: UUID, project: str | None) -> None:
     if listed is not None and listed != node.inventory_project:
         with db.write() as session:
             session.get_one(Node, id).inventory_project = listed
+
+
+def is_lost(db: Db, leases: Leases | None, id: UUID) -> bool:
+    """Say of a node by its id what `given_away` says."""
+    if leases is None:
+        return False
+    with db.read() as session:
+        node = session.get_one(Node, id)
+    return given_away(leases, node)
 
 
 def refuse_lost(db: Db, leases: Leases | None, id: UUID) -> None:

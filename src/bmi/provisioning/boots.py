@@ -16,7 +16,6 @@ from bmi.gateways.orders import at_gateway
 from bmi.images.readiness.keys import Identity, personalise
 from bmi.networks import service as networks
 from bmi.nodes import leases
-from bmi.nodes.models import Node
 from bmi.nodes.service import bmc_of
 from bmi.parts import Parts
 from bmi.provisioning.engine import Run
@@ -42,7 +41,7 @@ def flag(parts: Parts, id: UUID, **flags: bool) -> None:
 
 def power_off(parts: Parts, node: UUID) -> str:
     """Switch a node off."""
-    if _lost(parts, node):
+    if leases.is_lost(parts.db, parts.leases, node):
         return LEFT_ALONE
     power, bmc = bmc_of(parts, node)
     power.off(bmc)
@@ -51,17 +50,11 @@ def power_off(parts: Parts, node: UUID) -> str:
 
 def reset_boot(parts: Parts, node: UUID) -> str:
     """Take out of a node's controller what decides what it starts from: who had root on it could set that."""
-    if _lost(parts, node):
+    if leases.is_lost(parts.db, parts.leases, node):
         return LEFT_ALONE
     power, bmc = bmc_of(parts, node)
     power.reset_boot(bmc)
     return "boot override cleared, virtual drives empty, confirmed by the BMC"
-
-
-def _lost(parts: Parts, node: UUID) -> bool:
-    with parts.db.read() as session:
-        row = session.get_one(Node, node)
-    return leases.given_away(parts.leases, row)
 
 
 def _keep(parts: Parts, record: Boot) -> None:

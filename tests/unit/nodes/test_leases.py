@@ -21,8 +21,7 @@ PORTS = [f"{name}/nic{number}" for name in ("n1", "n2", "n3", "n4") for number i
 @pytest.fixture
 def settings(database_url: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Settings:
     # What the inventory says counts at once: the clock is no part of these tests.
-    monkeypatch.setattr(leases, "READ_AGE", 0.0)
-    monkeypatch.setattr(leases, "ACT_AGE", 0.0)
+    monkeypatch.setattr(leases, "FRESH", 0.0)
     return memory_settings(
         tmp_path,
         database_url,
@@ -268,8 +267,8 @@ def test_a_disk_does_not_move_to_a_node_of_another_project(
 ) -> None:
     take_over(api)
     site.ended(provision(api))
-    inventory.give("n2", "green")
     disk = node(api)["disk"]
+    inventory.give("n2", "green")
     operation = site.ended(api.post(f"/v1/disks/{disk}/move?project=red", json={"to": "n2"}))
     assert operation["error"]["code"] == "not-leased"
     assert (node(api)["state"], node(api, "n2")["state"]) == ("active", "available")
@@ -318,6 +317,7 @@ def test_neither_power_nor_ports_of_a_lost_node_are_touched(
     assert parts.powers["memory"].state(Bmc("n1", "", "")) is PowerState.ON
     found = node(api)
     assert (found["state"], found["disk"], found["problem"]) == ("available", None, None)
+    assert codes(api) == []
     assert list(parts.gateway.target.portals()) == []
     assert api.delete("/v1/nodes/n1").status_code == 204
 
