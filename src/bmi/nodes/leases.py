@@ -17,7 +17,7 @@ from sqlalchemy import select
 
 from bmi.access.models import Project
 from bmi.access.service import find
-from bmi.api.nodes import Lease
+from bmi.api.nodes import Lease, NodeState
 from bmi.db import Db
 from bmi.drivers.inventory import Inventory
 from bmi.errors import BmiError, InventoryRefused, InventoryUnavailable, NotLeased
@@ -269,9 +269,10 @@ def lost(node: Node) -> str:
     """Return what is to be done about a node that the inventory has taken away."""
     if node.project_id is not None:
         return f"give it back, which leaves its power and its ports alone: bmi node deprovision {node.name}"
-    return (
-        f"remove it (bmi node delete {node.name}), or give it to project {node.inventory_project} there again"
-    )
+    way = f"bmi node delete {node.name}"
+    if node.state is NodeState.CLEANING:
+        way = f"bmi node reset {node.name} --assume-clean, then {way}"
+    return f"remove it ({way}), or give it to project {node.inventory_project} there again"
 
 
 def problem(node: Node, lease: Lease | None) -> str | None:

@@ -403,6 +403,25 @@ def test_a_card_without_a_port_is_named(bench: HilBench) -> None:
     assert switch_of(bench).configure("n1/nic1", ISOLATED) is Outcome.ALREADY
 
 
+def test_a_network_that_went_away_does_not_keep_a_port_from_being_looked_at(bench: HilBench) -> None:
+    switch = switch_of(bench)
+    assert switch.configure("n1/nic1", ISOLATED) is Outcome.ALREADY
+    del bench.world.networks["lan"]
+    switch.configure("n1/nic1", ISOLATED)
+    assert switch.port("n1/nic1").vlans == ISOLATED
+
+
+@pytest.mark.parametrize(("vlans", "calls"), [(ISOLATED, 3), (LAN, 4)], ids=str)
+def test_each_call_costs_hil_time_so_there_are_few(bench: HilBench, vlans: PortVlans, calls: int) -> None:
+    assert bench.double is not None
+    switch = switch_of(bench)
+    for _ in range(2):
+        switch.configure("n1/nic1", vlans)
+    bench.double.seen.clear()
+    assert switch.configure("n1/nic1", vlans) is Outcome.ALREADY
+    assert len(bench.double.seen) == calls
+
+
 def test_ports_are_the_cards_of_the_projects_nodes(bench: HilBench) -> None:
     switch = switch_of(bench)
     switch.configure("n1/nic2", LAN)

@@ -11,7 +11,7 @@ from bmi.drivers.switch import ISOLATED, PortVlans
 from bmi.nodes import leases
 from bmi.parts import Parts
 from bmi.provisioning.converge import converge
-from bmi.settings import InventorySettings, Settings
+from bmi.settings import Cleaning, InventorySettings, Settings
 from tests.service import memory_settings
 
 CARDS = {"n1": "52:54:00:00:00:01", "n2": "52:54:00:00:00:02"}
@@ -320,6 +320,25 @@ def test_neither_power_nor_ports_of_a_lost_node_are_touched(
     assert codes(api) == []
     assert list(parts.gateway.target.portals()) == []
     assert api.delete("/v1/nodes/n1").status_code == 204
+
+
+def test_a_lost_node_is_not_cleaned_until_it_is_back(
+    api: TestClient, site: Any, parts: Parts, inventory: Any
+) -> None:
+    parts.settings = parts.settings.model_copy(
+        update={"cleaning": Cleaning(image="golden", project="red", network="net")}
+    )
+    take_over(api)
+    site.ended(provision(api))
+    inventory.give("n1", "green")
+    assert site.ended(api.post("/v1/nodes/n1/deprovision", json={}))["state"] == "succeeded"
+    converge(parts)
+    found = node(api)
+    assert found["state"] == "cleaning"
+    assert "bmi node reset n1 --assume-clean" in found["problem"]
+    inventory.give("n1", "red-hil")
+    converge(parts)
+    assert node(api)["operation"] is not None
 
 
 def test_deprovision_waits_for_an_inventory_that_is_away(api: TestClient, site: Any, inventory: Any) -> None:

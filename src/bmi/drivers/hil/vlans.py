@@ -33,6 +33,7 @@ class Vlans:
         self._projects = projects
         self._named = named
         self._hints: dict[int, str] = {}
+        self._some: str | None = None
 
     def channels(self, vlans: PortVlans) -> dict[str, str]:
         """Return the networks that make a port carry these VLANs, by the channel of each.
@@ -74,11 +75,16 @@ class Vlans:
         return PortVlans(native, frozenset(ids))
 
     def some_network(self) -> str | None:
-        """Return the name of any network; None if there is none."""
-        for name in (*self._named.values(), *self._hints.values()):
-            with suppress(HilSaysNo):
-                return self._hil.network(name).name
-        return next((name for project in self._projects for name in self._hil.networks_of(project)), None)
+        """Return the name of any network, which may be gone meanwhile (see `forget`); None if there is none."""
+        if self._some is None:
+            names = (name for project in self._projects for name in self._hil.networks_of(project))
+            self._some = next(names, None)
+        return self._some
+
+    def forget(self, name: str) -> bool:
+        """Do not name a network again that was named as any; says whether it was."""
+        was, self._some = self._some == name, None
+        return was
 
     def _vlan(self, name: str) -> int:
         for vlan, named in self._named.items():

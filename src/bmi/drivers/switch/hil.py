@@ -67,8 +67,6 @@ class HilSwitch:
         with self._guard:
             turn = self._turns[port]
         with turn, self._in_our_words():
-            if self._networks(node, nic) is None:
-                return self._foreign(node, vlans)
             return self._settle(node, nic, vlans, self._vlans.channels(vlans))
 
     def port(self, port: str) -> PortState:
@@ -103,6 +101,7 @@ class HilSwitch:
                 if move is None:
                     if outcome is Outcome.DONE or self._nothing_pending(node, nic, wanted, end):
                         return outcome
+                    self._pause(end, f"card {nic} of node {node} to stay as it is")
                 elif self._carry_out(node, nic, move, end):
                     outcome = Outcome.DONE
                 else:
@@ -132,6 +131,10 @@ class HilSwitch:
         try:
             if self._carry_out(node, nic, move, end):
                 return False
+        except HilSaysNo as error:
+            if error.status != 404 or not self._vlans.forget(move.network):
+                raise
+            return False  # that network is gone: ask with another one
         except SwitchPortUnknown:
             if wanted:
                 raise
