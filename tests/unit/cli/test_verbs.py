@@ -484,7 +484,7 @@ def test_import_goes_through_all_projects_and_pages_and_fails_if_one_is_refused(
 ) -> None:
     def route(asked: Any) -> Answer:
         body = asked.body
-        second = body["cursor"] == "n1"
+        second = body.get("cursor") == "n1"
         one = {"node": "n2" if second else "n1", "project": body["project"], "detail": "why"}
         one["difference"] = "refused" if second else "new"
         return page(one, next=None if second else "n1")

@@ -14,7 +14,7 @@ def rows() -> list[tuple[str, bool]]:
     return [(test, fact.endswith(" *")) for fact, test in found]
 
 
-def tests() -> dict[str, bool]:
+def suite() -> dict[str, bool]:
     """The tests of the suite, and whether each runs against a real HIL."""
     functions = [node for node in ast.parse(SUITE.read_text()).body if isinstance(node, ast.FunctionDef)]
     return {
@@ -26,4 +26,4 @@ def tests() -> dict[str, bool]:
 
 def test_every_fact_has_its_test_and_every_test_its_fact() -> None:
     assert len(rows()) == len(dict(rows()))
-    assert dict(rows()) == tests()
+    assert dict(rows()) == suite()
