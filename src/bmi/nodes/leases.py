@@ -9,6 +9,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Collection
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from uuid import UUID
@@ -28,6 +29,13 @@ from bmi.settings import InventorySettings
 FRESH = 1.0
 """Seconds that an answer of the inventory is good for: who looks at many nodes, or ports, asks once."""
 
+GLANCE = 2.0
+"""Seconds that whoever only looks waits for the inventory."""
+
+_SILENT = (
+    5.0  # seconds for which an inventory that did not answer in time is not waited for by who only looks
+)
+_GLANCES = 4  # projects that are asked for at a time, for those who only look
 _REMEMBERED = 10.0  # seconds between a look before a transaction and the transaction
 
 
@@ -52,6 +60,9 @@ class Leases:
         self._answers: dict[str, _Answer] = {}
         self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._guard = threading.Lock()
+        self._pool = ThreadPoolExecutor(_GLANCES, thread_name_prefix="leases")
+        self._asked: dict[str, Future[Collection[str]]] = {}
+        self._silent: dict[str, float] = {}
 
     def listed(self, project: str) -> str:
         """Return what the inventory calls a project of BMI."""
@@ -78,6 +89,29 @@ class Leases:
             raise type(known.failure)(known.failure.message, next_step=known.failure.next_step)
         return known.nodes or ()
 
+    def glance(self, listed: str) -> Collection[str]:
+        """Return what `nodes` does, for those who only look: they wait a moment, and not again at once.
+
+        Raises:
+            InventoryUnavailable: The inventory does not answer, or has not yet.
+            InventoryRefused: BMI may not look there.
+        """
+        away = InventoryUnavailable("the site's inventory does not answer", next_step="look again later")
+        with self._guard:
+            known, silent = self._answers.get(listed), self._silent.get(listed)
+            if known is not None and known.nodes is not None and time.monotonic() - known.at < FRESH:
+                return known.nodes
+            if silent is not None and time.monotonic() - silent < _SILENT:
+                raise away
+            asked = self._asked.get(listed)
+            if asked is None or asked.done():
+                asked = self._asked[listed] = self._pool.submit(self.nodes, listed)
+        try:
+            return asked.result(GLANCE)
+        except TimeoutError:
+            self._silent[listed] = time.monotonic()
+            raise away from None
+
     def remembered(self, listed: str) -> Collection[str] | None:
         """Return what was answered a moment ago; None if nothing was. It waits for nobody."""
         known = self._answers.get(listed)
@@ -85,6 +119,7 @@ class Leases:
 
     def close(self) -> None:
         """Let go of connections."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
         self.inventory.close()
 
     def _ask(self, listed: str) -> _Answer:
@@ -99,7 +134,7 @@ def lease_of(leases: Leases | None, node: Node) -> Lease | None:
     if leases is None or node.inventory_name is None or node.inventory_project is None:
         return None
     try:
-        held = node.inventory_name in leases.nodes(node.inventory_project, age=FRESH)
+        held = node.inventory_name in leases.glance(node.inventory_project)
     except (InventoryUnavailable, InventoryRefused):
         return Lease.UNKNOWN
     return Lease.HELD if held else Lease.ENDED

@@ -1,5 +1,6 @@
 """Leases, on memory drivers: nodes that the site's inventory gives to projects, and takes away."""
 
+import threading
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -361,3 +362,24 @@ def test_nodes_that_were_not_imported_are_not_the_inventory_s(
     assert site.ended(provision(api, "n4"))["state"] == "succeeded"
     assert node(api, "n4")["lease"] is None
     assert site.ended(api.post("/v1/nodes/n4/deprovision", json={}))["state"] == "succeeded"
+
+
+def test_who_only_looks_does_not_wait_for_an_inventory_that_hangs(
+    api: TestClient, inventory: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take_over(api)
+    asked, let_go = [], threading.Event()
+
+    def hang(project: str) -> Any:
+        asked.append(project)
+        let_go.wait(60)
+        return ["n1", "n2"]
+
+    monkeypatch.setattr(leases, "GLANCE", 0.05)
+    monkeypatch.setattr(inventory, "nodes", hang)
+    assert [node(api)["lease"] for _ in range(20)] == ["unknown"] * 20
+    assert asked == ["red-hil"]
+    let_go.set()
+    monkeypatch.setattr(leases, "_SILENT", 0.0)
+    monkeypatch.setattr(leases, "GLANCE", 30.0)
+    assert node(api)["lease"] == "held"
