@@ -260,6 +260,21 @@ class SwitchError(BmiError):
     transient = True
 
 
+class SwitchUnreachable(SwitchError):
+    """The switch, or the service that configures it, does not answer."""
+
+    code = "switch-unreachable"
+    status = 503
+    patience = OUTAGE
+
+
+class SwitchRefused(SwitchError):
+    """The switch, or the service that configures it, refuses what was asked."""
+
+    code = "switch-refused"
+    transient = False
+
+
 class SwitchPortUnknown(SwitchError):
     """The switch has no port of that name."""
 
@@ -340,6 +355,29 @@ class BmcRefused(BmiError):
 
     code = "bmc-refused"
     status = 502
+
+
+class InventoryUnavailable(BmiError):
+    """The site's inventory does not answer, so nobody knows whose a node is."""
+
+    code = "inventory-unavailable"
+    status = 503
+    transient = True
+    patience = OUTAGE
+
+
+class InventoryRefused(BmiError):
+    """The site's inventory does not let BMI see what it needs to."""
+
+    code = "inventory-refused"
+    status = 502
+
+
+class NotLeased(BmiError):
+    """The site's inventory has not given the node to the project."""
+
+    code = "not-leased"
+    status = 409
 
 
 class Cancelled(BmiError):

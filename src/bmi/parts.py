@@ -17,6 +17,7 @@ from bmi.drivers.storage import Storage
 from bmi.drivers.switch import Switch
 from bmi.drivers.target import Target
 from bmi.helper.client import HelpedDnsmasq
+from bmi.nodes.leases import Leases
 from bmi.rights import OWN, Rights
 from bmi.settings import Settings
 from bmi.signals import Signals
@@ -64,6 +65,8 @@ class Parts:
     switches: Mapping[str, Switch]
     powers: Mapping[str, Power]
     texts: Texts = OWN_TEXTS
+    leases: Leases | None = None
+    """What the site's inventory says; None where there is none."""
     here: GatewayParts | None = None
     """None where this process is no gateway."""
     _locks: dict[object, threading.RLock] = field(
@@ -97,4 +100,6 @@ class Parts:
             switch.close()
         for power in self.powers.values():
             power.close()
+        if self.leases is not None:
+            self.leases.close()
         self.db.close()

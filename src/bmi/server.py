@@ -45,7 +45,9 @@ from bmi.images import life_routes as image_life_routes
 from bmi.images import routes as images_routes
 from bmi.images import upload_routes as uploads_routes
 from bmi.networks import routes as networks_routes
+from bmi.nodes import import_routes as node_import_routes
 from bmi.nodes import routes as nodes_routes
+from bmi.nodes.leases import Leases
 from bmi.parts import GatewayParts, Parts
 from bmi.provisioning import routes as operations_routes
 from bmi.provisioning.converge import Convergence
@@ -103,6 +105,7 @@ def build_parts(settings: Settings, roles: Collection[Role] = EVERYTHING) -> Par
             for name, options in settings.power.items()
         },
         texts=Texts(settings.template_folder),
+        leases=_leases(settings, site),
     )
     parts.texts.check(dnsmasq=Role.GATEWAY in roles)
     if set(roles) != EVERYTHING and not (db.shared and parts.storage.shared):
@@ -163,6 +166,12 @@ def _switch(settings: Settings, name: str, site: Site) -> Switch:
         made: Switch = confirmed("switch", HelpedSwitch(Helper(helper, site.installation), name))
         return made
     return cast("Switch", _driver("switch", named, site))
+
+
+def _leases(settings: Settings, site: Site) -> Leases | None:
+    """Open the site's inventory, where there is one."""
+    named = settings.inventory
+    return Leases(load("inventory", named.driver, named.options, site), named) if named else None
 
 
 def _driver(family: str, named: Driver, site: Site) -> Any:
@@ -249,6 +258,7 @@ def build_app(parts: Parts, roles: Collection[Role] = EVERYTHING) -> FastAPI:
         users_routes,
         login_routes,
         nodes_routes,
+        node_import_routes,
         networks_routes,
         intake_routes,
         images_routes,

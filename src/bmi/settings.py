@@ -137,6 +137,21 @@ class Cleaning(Section):
     """Seconds until a node must have reported."""
 
 
+class InventorySettings(Section):
+    """The site's own inventory, which says whose a node is; see docs/hil.md."""
+
+    driver: str
+    options: dict[str, Any] = {}
+    projects: dict[str, str] = {}
+    """The inventory's name of a project, by BMI's; the same if it is not here."""
+    switch: str = "hil"
+    """Name of the switch in the settings that the ports of imported nodes belong to."""
+    power: str = "hil"
+    """Power driver of imported nodes."""
+    boot_nic: str | None = None
+    """Label of the network card that nodes boot from; the first that the inventory lists if None."""
+
+
 class Images(Section):
     """What snapshots may become."""
 
@@ -258,6 +273,7 @@ class Settings(BaseSettings):
     power: dict[str, dict[str, Any]] = {"redfish": {}}
     """Options of each power driver that nodes may use, by the driver's name."""
     switches: dict[str, Driver] = {}
+    inventory: InventorySettings | None = None
     networks: Networks = Networks()
     images: Images = Images()
     cleaning: Cleaning = Cleaning()

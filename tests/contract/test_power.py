@@ -26,8 +26,10 @@ from bmi.lab.bmc import Controllers
 from bmi.lab.ipmi import IpmiController
 from bmi.lab.node import VirtualNode
 from bmi.lab.testing import controllers, power_only
+from tests.hil.double import Double, serving
+from tests.hil.world import User, World
 
-DRIVERS = ["redfish", "ipmi", "memory"]
+DRIVERS = ["redfish", "ipmi", "hil", "memory"]
 PASSWORD = "an-unusual-word"  # of at most 20 bytes: IPMI knows no longer ones
 
 
@@ -185,6 +187,48 @@ class MemoryBench(Bench):
         """Nothing runs."""
 
 
+class HilBench(Bench):
+    """A HIL and its OBMd that are played."""
+
+    name = "hil"
+    has_drives = False
+
+    def __init__(self, folder: Path, double: Double) -> None:
+        super().__init__(folder)
+        self._double = double
+        self.options = {"url": double.url, "projects": ["red"], "timeout": 20, "poll": 0.01}
+        self.bmcs = [Bmc(name, "operator", PASSWORD) for name in ("n1", "n2")]
+        self.unreachable = Bmc("dark", "operator", PASSWORD)
+
+    def runs(self, bmc: Bmc) -> int | None:
+        node = self._double.world.nodes[bmc.address]
+        return node.run if node.on else None
+
+    def boots_from(self, bmc: Bmc) -> BootDevice:
+        chosen = self._double.world.nodes[bmc.address].bootdev
+        return BootDevice.NETWORK if chosen == "pxe" else BootDevice.DISK
+
+    def insert(self, bmc: Bmc) -> str:
+        raise AssertionError("there is none")
+
+    def restart(self) -> None:
+        self._double.restart_obmd()
+
+
+@contextmanager
+def hil_bench(folder: Path) -> Iterator[Bench]:
+    world = World()
+    world.projects.add("red")
+    world.users["operator"] = User(PASSWORD, {"red"})
+    for name in ("n1", "n2", "dark"):
+        world.add_node(name, "red", nic1="52:54:00:00:00:01")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        world.nodes["dark"].obmd = f"http://127.0.0.1:{free.getsockname()[1]}"
+    with serving(world) as double:
+        yield HilBench(folder, double)
+
+
 @contextmanager
 def served_files(folder: Path) -> Iterator[tuple[Path, str]]:
     """Serve a folder over HTTP; gives it and the server's address."""
@@ -204,6 +248,10 @@ def served_files(folder: Path) -> Iterator[tuple[Path, str]]:
 def bench_of(name: str, folder: Path) -> Iterator[Bench]:
     if name == "memory":
         yield MemoryBench(folder)
+        return
+    if name == "hil":
+        with hil_bench(folder) as played:
+            yield played
         return
     if name == "ipmi":
         with ipmi_controllers(folder) as simulated:

@@ -21,6 +21,8 @@ from bmi.errors import SettingsInvalid, SwitchError, SwitchPortUnknown, SwitchRe
 from bmi.helper.client import HelpedSwitch
 from bmi.wait import wait_until
 from tests.helped import helping
+from tests.hil.double import serving
+from tests.hil.world import Network, User, World
 from tests.switches import BOXES
 from tests.switches.server import listening
 from tests.wires import running_switch
@@ -137,7 +139,44 @@ class NetmikoBench(Bench):
             return stack.pop_all()
 
 
-BENCHES: dict[str, type[Bench]] = {"ovs": OvsBench, "helper": HelpedBench, "memory": MemoryBench}
+class HilBench(Bench):
+    """A HIL that is played; on a switch that takes tagged networks alone."""
+
+    name = "hil"
+    ports = tuple(f"p{number}/nic1" for number in range(1, 7))
+
+    def __init__(self, tmp_path: Path) -> None:
+        super().__init__(tmp_path)
+        self._password = tmp_path / "password"
+        self._password.write_text("a word\n")
+
+    def running(self) -> AbstractContextManager[object]:
+        world = World(delay=0.005)
+        world.projects.add("red")
+        world.users["bmi"] = User("a word", {"red"})
+        for vlan in (*range(1, 61), 101, 102, 201, 202, 4094):
+            world.networks[f"net-{vlan}"] = Network(vlan, {"red"})
+        for number, port in enumerate(self.ports):
+            world.add_node(port.partition("/")[0], "red", nic1=f"52:54:00:00:00:{number:02X}")
+        with ExitStack() as stack:
+            double = stack.enter_context(serving(world))
+            self.options = {
+                "url": double.url,
+                "username": "bmi",
+                "password_file": str(self._password),
+                "projects": ["red"],
+                "timeout": 20,
+                "poll": 0.005,
+            }
+            return stack.pop_all()
+
+
+BENCHES: dict[str, type[Bench]] = {
+    "ovs": OvsBench,
+    "helper": HelpedBench,
+    "hil": HilBench,
+    "memory": MemoryBench,
+}
 BENCHES |= {dialect: type(dialect, (NetmikoBench,), {"dialect": dialect}) for dialect in BOXES}
 
 _WORKER = """

@@ -50,6 +50,7 @@ REQUESTS: dict[tuple[str, str], Any] = {
         "bmc": {"driver": "memory", "address": "bmc"},
         "nics": [{"mac": "52:54:00:00:ff:01", "switch": "sw1", "port": "port99"}],
     },
+    ("POST", "/v1/nodes/import"): {"project": "{project}"},
     ("GET", "/v1/nodes"): None,
     ("GET", "/v1/nodes/{node}"): None,
     ("DELETE", "/v1/nodes/{node}"): None,

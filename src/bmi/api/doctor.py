@@ -23,6 +23,7 @@ class Family(StrEnum):
     LEG = "leg"
     SWITCH = "switch"
     POWER = "power"
+    INVENTORY = "inventory"
     GATEWAY = "gateway"
     OPERATION = "operation"
     ENVIRONMENT = "environment"

@@ -53,6 +53,16 @@ class Milestone(StrEnum):
     """The operating system reported that it is up."""
 
 
+class Lease(StrEnum):
+    """Whether the site's inventory, from which a node was imported, still gives it to the project that uses it."""
+
+    HELD = "held"
+    ENDED = "ended"
+    """It belongs to somebody else there, or to nobody; BMI leaves its power and its ports alone."""
+    UNKNOWN = "unknown"
+    """The inventory does not answer."""
+
+
 class Nic(Request):
     """A network card and where its cable ends."""
 
@@ -121,8 +131,44 @@ class Node(Response):
     operation: UUID | None
     """The operation that runs on it now."""
     problem: str | None
-    """Why it is `failed`, and what to do."""
+    """Why it is `failed`, or lost to its project, and what to do."""
+    lease: Lease | None = None
+    """None if it was not imported from an inventory. In a list it is what was last found, or None."""
     created_at: datetime
+
+
+class NodeImport(Request):
+    """Which nodes of the site's inventory to take over, a page at a time."""
+
+    project: str
+    """Name or id of BMI's project whose nodes are looked at."""
+    dry_run: bool = False
+    """Only say what would change."""
+    limit: int = Field(20, ge=1, le=100)
+    cursor: str | None = Field(None, max_length=255)
+    """Where to go on: `next` of the page before."""
+
+
+class Difference(StrEnum):
+    """How a node of the site's inventory compares with BMI's."""
+
+    NEW = "new"
+    CHANGED = "changed"
+    UNCHANGED = "unchanged"
+    GONE = "gone"
+    """BMI has it, and the inventory does not give it to this project any more."""
+    REFUSED = "refused"
+    """It cannot be taken over; the detail says why."""
+
+
+class ImportedNode(Response):
+    """A node of the site's inventory, and what was done about it."""
+
+    node: str
+    """What the inventory calls it."""
+    project: str
+    difference: Difference
+    detail: str
 
 
 class Provision(Request):

@@ -10,6 +10,7 @@ import typer
 from bmi.api.nodes import (
     BmcCreate,
     Deprovision,
+    Difference,
     Milestone,
     Nic,
     NodeCreate,
@@ -85,6 +86,46 @@ def register(
         output.line(f"registered node {made.name} ({made.id})")
 
 
+@app.command("import")
+def import_(
+    project: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--project",
+            "-p",
+            metavar="PROJECT",
+            help="Only the nodes of this project; repeat it for more.",
+            show_default="all projects",
+            autocompletion=complete.projects,
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would change.")] = False,
+    json: options.Json = False,
+) -> None:
+    """Take over the nodes that the site's inventory (HIL) gives to projects.
+
+    New ones are registered, changed ones brought up to date, none is removed. It can be repeated at any time. The
+    exit status is 1 if a node could not be taken over.
+
+    \b
+    Example:
+      bmi node import --project blue --dry-run
+    """
+    with connect() as bmi:
+        names = project or [found.name for found in bmi.projects.list()]
+        found = [one for name in names for one in bmi.nodes.import_(name, dry_run=dry_run)]
+    if json:
+        output.as_json(found)
+    else:
+        output.table(
+            ("NODE", "PROJECT", "WHAT", "DETAIL"),
+            [(one.node, one.project, one.difference, one.detail) for one in found],
+            empty="the site's inventory gives no nodes to these projects",
+        )
+    if any(one.difference is Difference.REFUSED for one in found):
+        raise typer.Exit(1)
+
+
 @app.command("list")
 def list_(
     state: Annotated[NodeState | None, typer.Option(help="Only those in this state.")] = None,
@@ -135,6 +176,7 @@ def show(node: Name, json: options.Json = False) -> None:
             ("name", found.name),
             ("state", found.state),
             ("problem", found.problem),
+            ("lease", found.lease),
             ("project", found.project),
             ("image", found.image),
             ("disk", found.disk),

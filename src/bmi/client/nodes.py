@@ -3,7 +3,19 @@
 from collections.abc import Iterator
 from uuid import UUID
 
-from bmi.api.nodes import Deprovision, Node, NodeCreate, NodeState, Power, PowerRequest, Provision, Reset
+from bmi.api.common import Page
+from bmi.api.nodes import (
+    Deprovision,
+    ImportedNode,
+    Node,
+    NodeCreate,
+    NodeImport,
+    NodeState,
+    Power,
+    PowerRequest,
+    Provision,
+    Reset,
+)
 from bmi.api.operations import Event, Operation
 from bmi.client import history
 from bmi.client.transport import Transport
@@ -18,6 +30,25 @@ class Nodes:
     def register(self, request: NodeCreate) -> Node:
         """Make a server known."""
         return self._transport.call("POST", ["nodes"], Node, body=request)
+
+    def import_(self, project: str | UUID, *, dry_run: bool = False) -> Iterator[ImportedNode]:
+        """Take over the nodes that the site's inventory gives to a project, one after the other.
+
+        Args:
+            project: BMI's project.
+            dry_run: Only say what would change.
+        """
+        cursor: str | None = None
+        while True:
+            body = NodeImport(project=str(project), dry_run=dry_run, cursor=cursor)
+            # The inventory is asked for each node.
+            page = self._transport.call(
+                "POST", ["nodes", "import"], Page[ImportedNode], body=body, patience=120
+            )
+            yield from page.items
+            if page.next is None or page.next == cursor:
+                return
+            cursor = page.next
 
     def list(
         self, *, state: NodeState | None = None, project: str | None = None, limit: int | None = None

@@ -52,6 +52,8 @@ class Code(StrEnum):
     BMC_UNREACHABLE = "bmc-unreachable"
     BMC_REFUSED = "bmc-refused"
     BMC_NAME_MISSING = "bmc-name-missing"
+    # inventory
+    LEASE_ENDED = "lease-ended"
     # gateway, operation
     GATEWAY_SILENT = "gateway-silent"
     GATEWAY_REPLACED = "gateway-replaced"
@@ -349,6 +351,14 @@ TABLE: dict[Code, Entry] = {
         "A node's management controller does not answer, for its host name stands for no address.",
         "",
         "put the name into the DNS or into /etc/hosts",
+    ),
+    Code.LEASE_ENDED: Entry(
+        _ERROR,
+        Family.INVENTORY,
+        "The site's inventory does not give a node in use to its project any more: it may be somebody else's. BMI "
+        "leaves its power and its ports alone.",
+        "",
+        "give it back: bmi node deprovision NODE",
     ),
     Code.GATEWAY_SILENT: Entry(
         _ERROR,

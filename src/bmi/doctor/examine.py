@@ -5,7 +5,7 @@ from functools import partial
 from sqlalchemy import select
 
 from bmi.api.doctor import Family, Finding, Report
-from bmi.doctor import environment, operations, power, storage, switches
+from bmi.doctor import environment, leases, operations, power, storage, switches
 from bmi.doctor.gateway import EXAMINE, PROBE
 from bmi.doctor.sheet import Check, Sheet, carry_out
 from bmi.errors import BmiError
@@ -39,6 +39,7 @@ def examine(parts: Parts, *, quick: bool = False) -> Report:
     here = [
         *environment.checks(parts),
         *operations.checks(parts),
+        *leases.checks(parts),
         *storage.checks(parts),
     ]
     groups = [

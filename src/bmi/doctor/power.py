@@ -8,12 +8,13 @@ from urllib.parse import urlsplit
 from sqlalchemy import select
 
 from bmi.api.doctor import Family
-from bmi.api.nodes import NodeState
+from bmi.api.nodes import Lease, NodeState
 from bmi.doctor.claims import claims
 from bmi.doctor.codes import Code
 from bmi.doctor.sheet import Check, Sheet
 from bmi.drivers.power import PowerState
 from bmi.errors import BmcRefused, BmcUnreachable
+from bmi.nodes.leases import lease_of
 from bmi.nodes.models import Node
 from bmi.nodes.service import power_state
 from bmi.parts import Parts
@@ -63,6 +64,8 @@ def stands_for_nothing(name: str) -> bool:
 
 def _node(parts: Parts, node: Node, sheet: Sheet) -> None:
     thing = f"node {node.name}"
+    if lease_of(parts.leases, node) is Lease.ENDED:
+        return  # it is somebody else's, which `bmi.doctor.leases` tells of
     try:
         state = power_state(parts, node.id)
     except BmcUnreachable as error:

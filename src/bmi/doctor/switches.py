@@ -8,12 +8,13 @@ from uuid import UUID
 from sqlalchemy import select
 
 from bmi.api.doctor import Family
-from bmi.api.nodes import NodeState
+from bmi.api.nodes import Lease, NodeState
 from bmi.doctor.claims import claims
 from bmi.doctor.codes import Code
 from bmi.doctor.sheet import Check, Sheet
 from bmi.drivers.switch import ISOLATED, PortState, PortVlans
 from bmi.networks.service import vlans_of
+from bmi.nodes.leases import lease_of
 from bmi.nodes.models import Nic
 from bmi.parts import Parts
 
@@ -48,6 +49,8 @@ def _switch(parts: Parts, name: str, nics: Sequence[Nic], sheet: Sheet) -> None:
     real = {port: state.vlans for port, state in states.items()}
     after = _wanted(parts, nics)
     for nic in nics:
+        if lease_of(parts.leases, nic.node) is Lease.ENDED:
+            continue  # it is somebody else's, which `bmi.doctor.leases` tells of
         found = real.get(nic.port)
         if found is None:
             sheet.note(Code.PORT_UNKNOWN, _thing(nic), f"switch {name} has no port {nic.port}")

@@ -1,4 +1,4 @@
-"""What BMI drives: storage, iSCSI targets, switches, power and the gateway's legs on networks.
+"""What BMI drives: storage, iSCSI targets, switches, power, the gateway's legs, the site's inventory.
 
 Each family is one small protocol in `drivers/<family>/__init__.py`. A driver is a class found by its entry-point
 name in the group `bmi.<family>`, made with its options and a `Site`. Every verb is idempotent.
@@ -65,7 +65,7 @@ def load(family: str, name: str, options: Mapping[str, Any], site: Site) -> Any:
     """Make the driver that the settings name.
 
     Args:
-        family: `storage`, `target`, `switch`, `power` or `leg`.
+        family: `storage`, `target`, `switch`, `power`, `leg` or `inventory`.
         name: Entry-point name in the group `bmi.<family>`.
         options: The driver's own options, from the settings.
         site: Where the driver works.

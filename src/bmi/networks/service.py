@@ -17,6 +17,7 @@ from bmi.errors import AlreadyExists, BadRequest, InUse, SettingsInvalid
 from bmi.ids import new_id
 from bmi.networks.addressing import FOREIGN, change, is_kept_free
 from bmi.networks.models import Attachment, Network
+from bmi.nodes.leases import given_away
 from bmi.nodes.models import Nic
 from bmi.parts import Parts
 from bmi.settings import EXPORT_PORTS, Networks
@@ -140,6 +141,8 @@ def apply_port(parts: Parts, id: UUID) -> Outcome:
         with parts.db.read() as session:
             nic = session.get_one(Nic, id)
             vlans = vlans_of(session, id)
+        if given_away(parts.leases, nic.node):
+            return Outcome.ALREADY  # the port is somebody else's
         return switch_of(parts, nic.switch).configure(nic.port, vlans)
 
 

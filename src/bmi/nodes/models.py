@@ -30,6 +30,12 @@ class Node(Table):
     bmc_password: Mapped[str]
     """Sealed by the vault."""
     bmc_options: Mapped[dict[str, Any]]
+    inventory_name: Mapped[str | None] = mapped_column(unique=True)
+    """What the site's inventory calls it; None if it was not imported from there."""
+    inventory_project: Mapped[str | None]
+    """The project of the inventory that it is used for."""
+    lease_ended_at: Mapped[datetime | None]
+    """When it was found, while in use, that this project does not have it any more."""
     created_at: Mapped[datetime] = mapped_column(default=now)
 
     project: Mapped[Project | None] = relationship(lazy="joined")

@@ -17,6 +17,7 @@ from bmi.db import page
 from bmi.events import Event
 from bmi.http import InProject, Pages, TheService, Who
 from bmi.networks.models import Attachment
+from bmi.nodes import leases
 from bmi.nodes import service as nodes
 from bmi.nodes.models import Node
 from bmi.parts import Parts
@@ -59,9 +60,10 @@ def list_nodes(
 def show_node(service: TheService, who: Who, node: str) -> wire.Node:
     """Show a node."""
     with service.parts.db.read() as session:
-        return _node(
-            session, service.parts, who, find_owned(session, who, Node, node, Action.NODE_READ, project=None)
-        )
+        row = find_owned(session, who, Node, node, Action.NODE_READ, project=None)
+    lease = leases.lease_of(service.parts.leases, row)  # asked outside of any transaction
+    with service.parts.db.read() as session:
+        return _node(session, service.parts, who, session.get_one(Node, row.id), lease)
 
 
 @router.delete("/nodes/{node}", status_code=204, dependencies=[asks(Action.NODE_WRITE)])
@@ -82,6 +84,8 @@ def provision_node(
     service: TheService, who: Who, node: str, body: wire.Provision, response: Response
 ) -> WireOperation:
     """Boot a free node from a clone of an image, or from a disk."""
+    own = str(who.project) if who.project else None
+    leases.look(service.parts.db, service.parts.leases, body.project or own)
     return accept(service, response, lambda session: provision.ask(session, service.parts, who, node, body))
 
 
@@ -161,7 +165,11 @@ def _nics(session: Session, row: Node) -> list[wire.NodeNic]:
     ]
 
 
-def _node(session: Session, parts: Parts, who: Caller, row: Node) -> wire.Node:
+def _node(
+    session: Session, parts: Parts, who: Caller, row: Node, lease: wire.Lease | None = None
+) -> wire.Node:
+    if lease is None and row.lease_ended_at is not None:
+        lease = wire.Lease.ENDED
     record = session.scalar(select(Boot).where(Boot.node_id == row.id))
     running = session.scalar(
         select(Operation.id).where(
@@ -185,6 +193,7 @@ def _node(session: Session, parts: Parts, who: Caller, row: Node) -> wire.Node:
         gateway=record.gateway.name if record else None,
         ssh_host_keys=record.ssh_host_keys if record else [],
         operation=running,
-        problem=row.problem,
+        problem=leases.problem(row, lease) or row.problem,
+        lease=lease,
         created_at=row.created_at,
     )

@@ -26,6 +26,15 @@ def register(session: Session, parts: Parts, request: NodeCreate) -> Node:
     power_of(parts, request.bmc.driver)
     for nic in request.nics:
         switch_of(parts, nic.switch).port(nic.port)
+    return add(session, parts, request)
+
+
+def add(session: Session, parts: Parts, request: NodeCreate) -> Node:
+    """Write a node down whose power driver and ports are known to be there.
+
+    Raises:
+        AlreadyExists: Its name, a MAC or a switch port belongs to a node already.
+    """
     node = Node(
         name=request.name,
         bmc_driver=request.bmc.driver,

@@ -15,10 +15,13 @@ from bmi.drivers.storage import Kind, Volume
 from bmi.gateways.orders import at_gateway
 from bmi.images.readiness.keys import Identity, personalise
 from bmi.networks import service as networks
+from bmi.nodes import leases
 from bmi.nodes.service import bmc_of
 from bmi.parts import Parts
 from bmi.provisioning.engine import Run
 from bmi.provisioning.image_check import appliance_of, telling
+
+LEFT_ALONE = "left alone: the site's inventory has given the node to somebody else, or to nobody"
 
 
 def load(parts: Parts, id: UUID) -> Boot:
@@ -38,6 +41,8 @@ def flag(parts: Parts, id: UUID, **flags: bool) -> None:
 
 def power_off(parts: Parts, node: UUID) -> str:
     """Switch a node off."""
+    if leases.is_lost(parts.db, parts.leases, node):
+        return LEFT_ALONE
     power, bmc = bmc_of(parts, node)
     power.off(bmc)
     return "off, confirmed by the BMC"
@@ -45,9 +50,17 @@ def power_off(parts: Parts, node: UUID) -> str:
 
 def reset_boot(parts: Parts, node: UUID) -> str:
     """Take out of a node's controller what decides what it starts from: who had root on it could set that."""
+    if leases.is_lost(parts.db, parts.leases, node):
+        return LEFT_ALONE
     power, bmc = bmc_of(parts, node)
     power.reset_boot(bmc)
     return "boot override cleared, virtual drives empty, confirmed by the BMC"
+
+
+def _keep(parts: Parts, record: Boot) -> None:
+    """Refuse to go on with a node that the site's inventory has not given to the record's project."""
+    project = None if record.cleaning else record.disk.project.name
+    leases.keep(parts.db, parts.leases, record.node_id, project)
 
 
 def undo_power_on(parts: Parts, node: UUID) -> str:
@@ -57,7 +70,9 @@ def undo_power_on(parts: Parts, node: UUID) -> str:
 
 def power_on(parts: Parts, id: UUID) -> str:
     """Have a record's node boot from the network, from its beginning."""
-    power, bmc = bmc_of(parts, load(parts, id).node_id)
+    record = load(parts, id)
+    _keep(parts, record)
+    power, bmc = bmc_of(parts, record.node_id)
     power.boot_from(bmc, BootDevice.NETWORK)
     power.off(bmc)
     with parts.db.write() as session:
@@ -135,6 +150,7 @@ def remove_boot_service(parts: Parts, record: Boot) -> str:
 def attach(parts: Parts, id: UUID) -> str:
     """Put a record's card on its network."""
     record = load(parts, id)
+    _keep(parts, record)
     flag(parts, id, attached=True)
     card = record.attachment.nic
     networks.apply_port(parts, card.id)

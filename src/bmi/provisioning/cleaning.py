@@ -19,6 +19,7 @@ from bmi.drivers.storage import Kind, Volume
 from bmi.errors import BmiError, CleaningFailed, InUse, WrongState
 from bmi.gateways.presence import logged
 from bmi.images.models import Disk
+from bmi.nodes.leases import refuse_lost
 from bmi.nodes.models import Node
 from bmi.nodes.states import move, release
 from bmi.parts import Parts
@@ -153,6 +154,7 @@ def clean_what_waits(parts: Parts) -> None:
 
 def _clean_one(parts: Parts, id: UUID) -> None:
     try:
+        refuse_lost(parts.db, parts.leases, id)
         with parts.db.write() as session:
             if id not in _waiting(session):
                 return

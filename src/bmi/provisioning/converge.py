@@ -15,6 +15,7 @@ from bmi.access.sessions import sweep_sessions
 from bmi.gateways.orders import sweep
 from bmi.gateways.presence import converge_gateway, logged
 from bmi.networks.service import apply_port
+from bmi.nodes.leases import watch
 from bmi.nodes.models import Nic
 from bmi.parts import Parts
 from bmi.provisioning.cleaning import clean_what_waits
@@ -72,6 +73,7 @@ class Convergence:
             logged("this gateway", self._converge_gateway)
         if self._ports:
             logged("switch ports", converge_ports, self._parts)
+            logged("leases", watch, self._parts.db, self._parts.leases)
             logged("orders", sweep, self._parts)
             logged("what came late", end_late, self._parts)
             logged("nodes to be cleaned", clean_what_waits, self._parts)
@@ -88,6 +90,7 @@ def converge(parts: Parts) -> None:
     if parts.here is not None:
         converge_gateway(parts)
     converge_ports(parts)
+    watch(parts.db, parts.leases)
     end_late(parts)
     clean_what_waits(parts)
     empty_trash(parts)

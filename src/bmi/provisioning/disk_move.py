@@ -26,6 +26,7 @@ from bmi.images.models import Disk
 from bmi.images.service import require_ready
 from bmi.networks import service as networks
 from bmi.networks.models import Attachment, Network
+from bmi.nodes import leases
 from bmi.nodes.models import Node
 from bmi.nodes.service import power_state
 from bmi.nodes.states import move, release
@@ -62,6 +63,7 @@ def ask(
     network = _network(session, caller, disk, record, request)
     operation = _ask(session, parts, caller, record, target, network, request)
     provision.refuse_unavailable(target)
+    leases.take(parts.leases, target, disk.project.name)
     _begin(session, operation, record, target)
     return operation
 
@@ -180,6 +182,7 @@ def move_disk(run: Run) -> None:
 
     def look() -> str:
         run.remember(was_on=power_state(parts, origin) is PowerState.ON)
+        leases.keep(parts.db, parts.leases, target, boots.load(parts, id).disk.project.name)
         # What cannot be reached here need not be found out when the first node is off.
         boots.power_off(parts, target)
         return f"{run.operation.result['node']} is off, {run.operation.result['from']} is {_on(run)}"

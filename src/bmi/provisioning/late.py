@@ -21,6 +21,7 @@ from bmi.errors import InUse
 from bmi.events import record
 from bmi.gateways.presence import logged
 from bmi.images.models import Disk, Image
+from bmi.nodes.leases import is_lost
 from bmi.nodes.models import Node
 from bmi.nodes.service import power_state
 from bmi.parts import Parts
@@ -82,7 +83,7 @@ def _end_volume(parts: Parts, volume: Volume) -> None:
 
 def _end_power(parts: Parts, id: UUID) -> None:
     """Have a node that belongs to nobody and has power switched off, by an operation, so that nobody meets it."""
-    if power_state(parts, id) is PowerState.OFF:
+    if is_lost(parts.db, parts.leases, id) or power_state(parts, id) is PowerState.OFF:
         return
     try:
         with parts.db.write() as session:

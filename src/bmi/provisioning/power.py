@@ -13,6 +13,7 @@ from bmi.boot import service as boot
 from bmi.boot.models import Boot
 from bmi.db import now
 from bmi.errors import WrongState
+from bmi.nodes import leases
 from bmi.nodes.models import Node
 from bmi.nodes.service import bmc_of
 from bmi.parts import Parts
@@ -63,11 +64,13 @@ def power(run: Run) -> None:
     assert node is not None  # noqa: S101 - the claim of this verb
 
     def off() -> str:
+        leases.refuse_lost(parts.db, parts.leases, node)
         power, bmc = bmc_of(parts, node)
         power.off(bmc)
         return "off, confirmed by the BMC"
 
     def on() -> str:
+        leases.refuse_lost(parts.db, parts.leases, node)
         power, bmc = bmc_of(parts, node)
         power.on(bmc)
         _note_power(parts, node)

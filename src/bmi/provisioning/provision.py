@@ -22,6 +22,7 @@ from bmi.images.quota import require_room
 from bmi.images.service import ready_image, refuse_disk_in_use, warning
 from bmi.networks import service as networks
 from bmi.networks.models import Attachment, Network
+from bmi.nodes import leases
 from bmi.nodes.models import Node
 from bmi.nodes.states import move, release
 from bmi.parts import Parts
@@ -65,6 +66,7 @@ def ask(
     node = find_owned(session, caller, Node, ref, Action.NODE_USE, project=None)
     operation, rows = write_down(session, parts, caller, node, request, verb=verb)
     refuse_unavailable(node)
+    leases.take(parts.leases, node, rows[1].disk.project.name)
     session.add_all(rows)
     move(node, NodeState.PROVISIONING)
     node.project_id, node.problem = operation.project_id, None

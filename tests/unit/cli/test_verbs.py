@@ -477,3 +477,24 @@ def test_cancel_that_came_too_late_fails(service: Service, bmi: Bmi) -> None:
     status, _, err = bmi("op", "cancel", ID)
     assert status == 1
     assert err.startswith("bmi: provision of node n1 had succeeded before it could be cancelled; ")
+
+
+def test_import_goes_through_all_projects_and_pages_and_fails_if_one_is_refused(
+    service: Service, bmi: Bmi
+) -> None:
+    def route(asked: Any) -> Answer:
+        body = asked.body
+        second = body.get("cursor") == "n1"
+        one = {"node": "n2" if second else "n1", "project": body["project"], "detail": "why"}
+        one["difference"] = "refused" if second else "new"
+        return page(one, next=None if second else "n1")
+
+    service.on("GET", "/projects", page(NAMED))
+    service.on("POST", "/nodes/import", route)
+    status, out, _ = bmi("node", "import", "--dry-run")
+    assert status == 1
+    assert [line.split()[:3] for line in out.splitlines()[1:]] == [
+        ["n1", "blue", "new"],
+        ["n2", "blue", "refused"],
+    ]
+    assert all(asked.body["dry_run"] for asked in service.asked if asked.method == "POST")

@@ -47,7 +47,7 @@ from bmi.nodes.models import Node
 from bmi.parts import Parts
 from bmi.provisioning.cleaning import clean_what_waits
 from bmi.provisioning.models import Operation, Worker
-from bmi.settings import Cleaning
+from bmi.settings import Cleaning, InventorySettings
 
 ADMIN = Caller("admin", admin=True)
 N1, N2 = Bmc("bmc-n1", "u", "secret"), Bmc("bmc-n2", "u", "secret")
@@ -362,6 +362,20 @@ def plug_a_cable_in_elsewhere(world: World) -> Iterator[None]:
     switch.plug("port1", world.boot.attachment.nic.mac)
 
 
+@plant(Code.LEASE_ENDED, "switch", "n1")
+def take_a_node_away(world: World) -> Iterator[None]:
+    world.patch.setattr("bmi.nodes.leases.FRESH", 0.0)
+    assert world.parts.leases is not None
+    node = world.boot.node_id
+    with world.parts.db.write() as session:
+        row = session.get_one(Node, node)
+        row.inventory_name, row.inventory_project = "n1", "red"
+    yield
+    with world.parts.db.write() as session:
+        row = session.get_one(Node, node)
+        row.inventory_name = row.inventory_project = row.lease_ended_at = None
+
+
 @plant(Code.NODE_ON_WHILE_FREE, "n2")
 def switch_a_free_node_on(world: World) -> Iterator[None]:
     world.parts.powers["memory"].on(N2)
@@ -369,7 +383,7 @@ def switch_a_free_node_on(world: World) -> Iterator[None]:
     world.parts.powers["memory"].off(N2)
 
 
-@plant(Code.NODE_OFF_WHILE_ACTIVE)
+@plant(Code.NODE_OFF_WHILE_ACTIVE, "n1")
 def switch_an_active_node_off(world: World) -> Iterator[None]:
     world.parts.powers["memory"].off(N1)
     yield
@@ -599,7 +613,8 @@ def settings(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(Supervisor, "start", lambda self: None)
     # A gateway for whom this one acts makes it look at everything again, at the next sign of life.
     monkeypatch.setattr(Place, "_beside", lambda *_: None)
-    return settings.model_copy(update={"convergence_interval": 3600.0})
+    inventory = InventorySettings(driver="memory", switch="sw1", power="memory")
+    return settings.model_copy(update={"convergence_interval": 3600.0, "inventory": inventory})
 
 
 @pytest.fixture
