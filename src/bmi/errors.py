@@ -269,7 +269,7 @@ class SwitchUnreachable(SwitchError):
 
 
 class SwitchRefused(SwitchError):
-    """The switch, or the service that configures it, refuses what was asked."""
+    """The switch, or what configures it, does not let BMI in, is not the one it should be, or refuses what was asked."""
 
     code = "switch-refused"
     transient = False
@@ -280,13 +280,6 @@ class SwitchPortUnknown(SwitchError):
 
     code = "switch-port-unknown"
     status = 400
-    transient = False
-
-
-class SwitchRefused(SwitchError):
-    """The switch does not let BMI in, is not the one it should be, or cannot do such a thing at all."""
-
-    code = "switch-refused"
     transient = False
 
 
