@@ -269,7 +269,7 @@ class SwitchUnreachable(SwitchError):
 
 
 class SwitchRefused(SwitchError):
-    """The switch, or what configures it, does not let BMI in, is not the one it should be, or refuses what was asked."""
+    """The switch, or what configures it, does not let BMI in, is the wrong one, or refuses what was asked."""
 
     code = "switch-refused"
     transient = False

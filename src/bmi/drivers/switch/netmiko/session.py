@@ -19,7 +19,7 @@ from netmiko.ssh_dispatcher import CLASS_MAPPER
 
 from bmi.drivers.switch.netmiko.dialects import Reading, Unreadable
 from bmi.drivers.switch.netmiko.options import NetmikoOptions, secret
-from bmi.errors import SwitchError, SwitchRefused
+from bmi.errors import SwitchError, SwitchRefused, SwitchUnreachable
 
 MOST = 4 << 20  # bytes of one answer; the whole configuration of a large chassis has one or two MiB
 _PIECE = 1 << 16  # bytes read at a time
@@ -46,7 +46,8 @@ class Session:
     Raises:
         SwitchRefused: It refuses the log-in, or is not the switch it should be; or a file that the options name
             cannot be read.
-        SwitchError: It does not answer, or not as such a switch does.
+        SwitchUnreachable: It does not answer.
+        SwitchError: It does not answer as such a switch does.
     """
 
     def __init__(self, options: NetmikoOptions) -> None:
@@ -304,12 +305,12 @@ def _in_our_words(error: Exception, options: NetmikoOptions, *, late: bool) -> S
             next_step="give the account the rights (docs/switches.md), or name enable_secret_file",
         )
     if late or isinstance(error, netmiko.ReadTimeout | TimeoutError):
-        return SwitchError(
+        return SwitchUnreachable(
             f"{title} did not let BMI in within {options.connect_timeout:g} s",
             next_step=f"check that SSH answers there: ssh -p {options.port} {user}@{options.host}",
         )
     why = "the session ended at once" if isinstance(cause, Dropped | EOFError) else _reason(cause or error)
-    return SwitchError(
+    return SwitchUnreachable(
         f"{title} cannot be reached: {why}",
         next_step=f"check its address and power, the network between, and that SSH answers there, with a free "
         f"session: ssh -p {options.port} {user}@{options.host}",
