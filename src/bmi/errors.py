@@ -335,6 +335,21 @@ class BmcRefused(BmiError):
     status = 502
 
 
+class ConsoleUnavailable(BmiError):
+    """The management controller of a node gives no console, or not to BMI."""
+
+    code = "console-unavailable"
+    status = 409
+
+
+class ConsoleLost(BmiError):
+    """A console that was open has ended."""
+
+    code = "console-lost"
+    status = 502
+    transient = True
+
+
 class Cancelled(BmiError):
     """Somebody asked for the operation to be cancelled."""
 

@@ -3,19 +3,24 @@
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
+from urllib.parse import urlsplit
 
 import sushy
 
 from bmi.drivers import Site, parse_options
-from bmi.drivers.power import Bmc, BootDevice, PowerState, redfish_media
+from bmi.drivers.power import Bmc, BootDevice, Console, PowerState, redfish_console, redfish_media, sol, ssh_console
+from bmi.drivers.power.ipmi import login
 from bmi.drivers.power.redfish_connection import Connection, Lacking, RedfishOptions
 from bmi.drivers.power.redfish_quirks import boot_override, quirks_of
-from bmi.errors import BmcRefused, DeadlineExceeded
+from bmi.errors import BmcRefused, ConsoleUnavailable, DeadlineExceeded
 from bmi.wait import wait_until
 
 _POLL = 0.1  # seconds between two looks; controllers are small computers
 _LOG_OUTS = 16  # controllers that are said goodbye to at a time
+
+_NO_CONSOLE = "turn on its serial console over SSH, or do without: nothing else of BMI needs it"
 
 _RESETS = {
     # ForceOn is all that some offer.
@@ -96,6 +101,33 @@ class RedfishPower:
         """Name the images in the virtual drives that the controller gives the node."""
         with self._connection(bmc).system() as system:
             return redfish_media.inserted(system)
+
+    def console(self, bmc: Bmc) -> Console:
+        """Open the node's serial line, over SSH or Serial over LAN, as the controller says where it is."""
+        try:
+            with self._connection(bmc).system() as system:
+                offer = redfish_console.offered(system)
+        except BmcRefused as error:
+            if isinstance(error.__cause__, Lacking):
+                raise ConsoleUnavailable(error.message, next_step=_NO_CONSOLE) from error
+            raise
+        host = urlsplit(bmc.address).hostname or ""
+        if offer.protocol == "IPMI":
+            place = replace(bmc, address=f"{host}:{offer.port}")
+            return sol.activate(login(place, self._options.ipmi_cipher_suite))
+        return ssh_console.connect(
+            ssh_console.Place(
+                name=bmc.address,
+                host=host,
+                port=offer.port,
+                username=bmc.username,
+                password=bmc.password,
+                host_key=bmc.options.get(ssh_console.HOST_KEY, ""),
+                verify=self._options.verify_host_keys,
+                timeout=self._options.connect_timeout,
+                command=offer.command,
+            )
+        )
 
     def close(self) -> None:
         """Log out from every controller."""
