@@ -105,6 +105,8 @@ class Node(Response):
     """The operation that runs on it now."""
     problem: str | None
     """Why it is `failed`, and what to do."""
+    console: bool = False
+    """Whether there is something to read of what it said on its console since it was last started."""
     created_at: datetime
 
 

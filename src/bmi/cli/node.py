@@ -18,10 +18,13 @@ from bmi.api.nodes import (
     Reset,
 )
 from bmi.cli import apps, complete, options, output, timeline
+from bmi.cli.console import console
 from bmi.cli.progress import finish
 from bmi.cli.session import connect
 
 app = apps.noun("Physical servers.")
+
+app.command()(console)
 
 Name = Annotated[str, typer.Argument(help="Name or id.", metavar="NODE", autocompletion=complete.nodes)]
 
@@ -140,6 +143,7 @@ def show(node: Name, json: options.Json = False) -> None:
             ("address", found.address),
             ("disk from", found.portal and f"{found.portal}, gateway {found.gateway}"),
             ("operation", found.operation),
+            ("console", f"recorded: bmi node console {found.name} --log" if found.console else None),
             ("nics", "\n".join(f"{nic.mac} at {nic.switch}:{nic.port}" for nic in found.nics)),
             (
                 "bmc",

@@ -51,7 +51,9 @@ def serve(path: Path) -> None:
     servers = {
         node.spec.name: _server(
             endpoint,
-            Controller(node, endpoint.username, endpoint.password, app, console=consoles[node.spec.name].port),
+            Controller(
+                node, endpoint.username, endpoint.password, app, console=consoles[node.spec.name].port
+            ),
         )
         for node, endpoint in zip(config.nodes(), config.endpoints, strict=True)
     }

@@ -69,9 +69,7 @@ class Controller:
         console: TCP port of the node's console over SSH.
     """
 
-    def __init__(
-        self, node: VirtualNode, username: str, password: str, app: Wsgi, *, console: int
-    ) -> None:
+    def __init__(self, node: VirtualNode, username: str, password: str, app: Wsgi, *, console: int) -> None:
         self.node = node
         self._username = username
         self._password = password
@@ -115,7 +113,7 @@ class Controller:
         return response
 
     def _serial_console(self) -> dict[str, Any]:
-        """Say where the serial line is (DSP0268, ComputerSystem 1.13): a port of its own, without a command line."""
+        """Say where the serial line is (DSP0268, ComputerSystem 1.13): a port of its own, no command line."""
         ssh = {"ServiceEnabled": True, "Port": self._console, "SharedWithManagerCLI": False}
         return {"MaxConcurrentSessions": 1, "SSH": ssh, "IPMI": {"ServiceEnabled": False}}
 

@@ -1,7 +1,7 @@
 """A node's serial line, as its management controller has it: listened to at any time, typed on when somebody types.
 
-QEMU lets one client have the line. A person at `bmi lab console` is one, so that a controller does not stay on it: what
-the node says is read from QEMU's own log of the line, and the line itself is taken only while somebody types.
+QEMU lets one client have the line. A person at `bmi lab console` is one, so that a controller does not stay on it:
+what the node says is read from QEMU's own log of the line, and the line itself is taken only while somebody types.
 """
 
 import os

@@ -79,8 +79,9 @@ class SshConsole:
     def _serve(self, line: socket.socket) -> None:
         transport = paramiko.Transport(line)
         transport.add_server_key(self._key)
+        session = _Session(self._user, self._busy)
         try:
-            transport.start_server(server=_Session(self._user))
+            transport.start_server(server=session)
             channel = transport.accept(_LOG_IN)
             if channel is not None:
                 self._connect(channel)
@@ -88,26 +89,21 @@ class SshConsole:
             logger.info("%s: console: %s", self._node.spec.name, failure)
         finally:
             transport.close()
+            if session.has_line:
+                self._busy.release()
 
     def _connect(self, channel: paramiko.Channel) -> None:
-        """Let a client listen and type, unless somebody is there already."""
-        if not self._busy.acquire(blocking=False):
-            channel.sendall(b"\r\nanother session has the console\r\n")
-            channel.close()
-            return
+        """Let a client listen and type."""
+        node = SerialLine(self._node)
         try:
-            node = SerialLine(self._node)
-            try:
-                typing = threading.Thread(target=_type, args=(channel, node), daemon=True)
-                typing.start()
-                while typing.is_alive():
-                    if said := node.read(_LISTEN):
-                        channel.sendall(said)
-            finally:
-                node.close()
+            typing = threading.Thread(target=_type, args=(channel, node), daemon=True)
+            typing.start()
+            while typing.is_alive():
+                if said := node.read(_LISTEN):
+                    channel.sendall(said)
         finally:
             channel.close()
-            self._busy.release()
+            node.close()
 
 
 class _User:
@@ -126,8 +122,11 @@ class _User:
 class _Session(paramiko.ServerInterface):  # type: ignore[misc]  # paramiko has no types
     """What a client may ask for: one channel with a terminal and a shell, which is the serial line."""
 
-    def __init__(self, user: _User) -> None:
+    def __init__(self, user: _User, busy: threading.Lock) -> None:
         self._user = user
+        self._busy = busy
+        self.has_line = False
+        """Whether this session is the one that the controller gives."""
 
     def get_allowed_auths(self, username: str) -> str:
         """Say how one logs in."""
@@ -135,12 +134,17 @@ class _Session(paramiko.ServerInterface):  # type: ignore[misc]  # paramiko has 
 
     def check_auth_password(self, username: str, password: str) -> int:
         """Let the user in."""
-        return self._answer(self._user.is_who(username, password), paramiko.AUTH_SUCCESSFUL, paramiko.AUTH_FAILED)
+        return self._answer(
+            self._user.is_who(username, password), paramiko.AUTH_SUCCESSFUL, paramiko.AUTH_FAILED
+        )
 
     def check_channel_request(self, kind: str, chanid: int) -> int:
-        """Open sessions, and nothing that leads elsewhere."""
-        refused = paramiko.OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED
-        return self._answer(kind == "session", paramiko.OPEN_SUCCEEDED, refused)
+        """Open one session, unless another client has it, and nothing that leads elsewhere."""
+        if kind != "session" or self.has_line:
+            refused: int = paramiko.OPEN_FAILED_ADMINISTRATIVELY_PROHIBITED
+            return refused
+        self.has_line = self._busy.acquire(blocking=False)
+        return self._answer(self.has_line, paramiko.OPEN_SUCCEEDED, paramiko.OPEN_FAILED_RESOURCE_SHORTAGE)
 
     def check_channel_pty_request(self, *_: object) -> bool:
         """Pretend to have a terminal."""

@@ -13,6 +13,7 @@ from bmi.api.operations import Event as WireEvent
 from bmi.api.operations import Operation as WireOperation
 from bmi.boot import service as boot
 from bmi.boot.models import Boot
+from bmi.consoles import service as consoles
 from bmi.db import page
 from bmi.events import Event
 from bmi.http import InProject, Pages, TheService, Who
@@ -169,5 +170,6 @@ def _node(session: Session, parts: Parts, who: Caller, row: Node) -> wire.Node:
         ssh_host_keys=record.ssh_host_keys if record else [],
         operation=running,
         problem=row.problem,
+        console=consoles.is_recorded(session, who, row),
         created_at=row.created_at,
     )

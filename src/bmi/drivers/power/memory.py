@@ -15,7 +15,6 @@ from bmi.drivers.power import Bmc, BootDevice, Console, OpenConsole, PowerState
 from bmi.errors import BmcRefused, BmcUnreachable, ConsoleLost, ConsoleUnavailable
 from bmi.ids import new_id
 
-
 _POLL = 0.02  # seconds between two looks at what a node says
 
 
@@ -160,9 +159,7 @@ class MemoryConsole(OpenConsole):
 
     def _require_open(self) -> None:
         if self._said.closed or self._ends.stat().st_size != self._age:
-            raise ConsoleLost(
-                f"the console of BMC {self._name} has ended", next_step="open it again"
-            )
+            raise ConsoleLost(f"the console of BMC {self._name} has ended", next_step="open it again")
 
 
 def _append(path: Path, content: bytes) -> None:

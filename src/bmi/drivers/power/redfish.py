@@ -10,7 +10,16 @@ from urllib.parse import urlsplit
 import sushy
 
 from bmi.drivers import Site, parse_options
-from bmi.drivers.power import Bmc, BootDevice, Console, PowerState, redfish_console, redfish_media, sol, ssh_console
+from bmi.drivers.power import (
+    Bmc,
+    BootDevice,
+    Console,
+    PowerState,
+    redfish_console,
+    redfish_media,
+    sol,
+    ssh_console,
+)
 from bmi.drivers.power.ipmi import login
 from bmi.drivers.power.redfish_connection import Connection, Lacking, RedfishOptions
 from bmi.drivers.power.redfish_quirks import boot_override, quirks_of
@@ -19,8 +28,6 @@ from bmi.wait import wait_until
 
 _POLL = 0.1  # seconds between two looks; controllers are small computers
 _LOG_OUTS = 16  # controllers that are said goodbye to at a time
-
-_NO_CONSOLE = "turn on its serial console over SSH, or do without: nothing else of BMI needs it"
 
 _RESETS = {
     # ForceOn is all that some offer.
@@ -104,13 +111,13 @@ class RedfishPower:
 
     def console(self, bmc: Bmc) -> Console:
         """Open the node's serial line, over SSH or Serial over LAN, as the controller says where it is."""
-        try:
-            with self._connection(bmc).system() as system:
-                offer = redfish_console.offered(system)
-        except BmcRefused as error:
-            if isinstance(error.__cause__, Lacking):
-                raise ConsoleUnavailable(error.message, next_step=_NO_CONSOLE) from error
-            raise
+        with self._connection(bmc).system() as system:
+            offer = redfish_console.offered(system)
+        if offer is None:
+            raise ConsoleUnavailable(
+                f"BMC {bmc.address} offers no serial console over SSH or IPMI (SerialConsole)",
+                next_step="turn on its serial console over SSH, or do without: nothing else of BMI needs it",
+            )
         host = urlsplit(bmc.address).hostname or ""
         if offer.protocol == "IPMI":
             place = replace(bmc, address=f"{host}:{offer.port}")

@@ -3,10 +3,11 @@
 Redfish has no console of its own; it says where one is. SSH is taken where there is SSH, then Serial over LAN.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from bmi.drivers.power.redfish_connection import Lacking
+import sushy
 
 _PORTS = {"SSH": 22, "IPMI": 623}
 _PORT_MOST = 65535
@@ -23,17 +24,11 @@ class Offer:
     """What leads from the controller's own command line to the console; None where the port does so by itself."""
 
 
-def offered(system: Any) -> Offer:
-    """Return the best way to a system's console.
-
-    Raises:
-        Lacking: The controller offers none that can be used.
-    """
+def offered(system: Any) -> Offer | None:
+    """Return the best way to a system's console; None if the controller offers none that can be used."""
     said = (system.json or {}).get("SerialConsole")
     offers = _of_system(said) if isinstance(said, dict) else _of_manager(system)
-    if not offers:
-        raise Lacking("offers no serial console over SSH or IPMI (SerialConsole)")
-    return offers[0]
+    return offers[0] if offers else None
 
 
 def _of_system(said: dict[str, Any]) -> list[Offer]:
@@ -53,7 +48,10 @@ def _of_manager(system: Any) -> list[Offer]:
 
     Which server's line it is, is only certain for a manager that has one.
     """
-    for manager in system.managers:
+    managers: list[Any] = []
+    with suppress(sushy.exceptions.MissingAttributeError):
+        managers = list(system.managers)
+    for manager in managers:
         said = (manager.json or {}).get("SerialConsole")
         servers = ((manager.json or {}).get("Links") or {}).get("ManagerForServers") or ()
         if not isinstance(said, dict) or not said.get("ServiceEnabled") or len(servers) > 1:

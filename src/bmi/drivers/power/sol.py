@@ -15,7 +15,6 @@ from bmi.drivers.power import OpenConsole
 from bmi.errors import BmcRefused, BmcUnreachable, BmiError, CommandFailed, ConsoleLost, ConsoleUnavailable
 
 _OPERATIONAL = b"[SOL Session operational."  # what ipmitool says first, up to the end of that line
-_LAST_WORDS = b"[terminated ipmitool]"
 _CHUNK = 65536
 _GOODBYE = 3.0  # seconds in which ipmitool gives the session back; it looks twice a second
 _STUCK = 5.0  # seconds for which a session may take nothing that is typed
@@ -82,7 +81,7 @@ class SolConsole(OpenConsole):
         if not ready:
             return b""
         said = _read(self._terminal)
-        if not said or _LAST_WORDS in said[-64:] and self._child.poll() is not None:
+        if not said:
             raise self._lost()
         return said
 
@@ -218,8 +217,8 @@ def _wait_until_open(child: "subprocess.Popen[bytes]", terminal: int, login: Log
             if not piece:
                 raise _Ended
             said += piece
-            before, found, rest = said.partition(_OPERATIONAL)
-            line, newline, node = rest.partition(b"\n")
+            _, found, rest = said.partition(_OPERATIONAL)
+            _, newline, node = rest.partition(b"\n")
             if found and newline:
                 return node
         elif child.poll() is not None:
@@ -239,7 +238,7 @@ def _refusal(login: Login, said: str) -> BmiError | _Taken:
     if "Unable to establish" in said or "Get Auth Capabilities" in said:
         return BmcUnreachable(
             f"BMC {name} does not answer to IPMI over LAN",
-            next_step="check its address, its cable and power, that IPMI over LAN is turned on, and the cipher suite",
+            next_step="check its address, its cable and power, and that IPMI over LAN is turned on",
         )
     return ConsoleUnavailable(
         f"BMC {name} gives no console: {said or 'it said nothing'}",

@@ -1,6 +1,7 @@
 """Consoles over SSH: the port at which a controller has a node's serial line (DSP0268, SerialConsole).
 
-The controller's password goes there, so the host key is looked at first: a node's BMC option `ssh_host_key` pins it.
+The controller's password goes there, so the host key is looked at first: a node's BMC option `ssh_host_key` pins
+it.
 """
 
 import base64
