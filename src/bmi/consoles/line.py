@@ -24,7 +24,7 @@ BACKLOG = 256 * 1024
 """Bytes that are kept of a node while the database does not take them; the oldest go."""
 
 _LISTEN = (
-    0.5  # seconds of one wait for what the node says; how soon a session ends that nobody wants any more
+    0.25  # seconds of one wait for what the node says; so soon a session ends that nobody wants any more
 )
 _CALM = 10.0  # seconds after which a session was a good one, so that the next try comes soon
 

@@ -5,10 +5,10 @@ what the node says is read from QEMU's own log of the line, and the line itself 
 """
 
 import os
+import select
 import socket
 import threading
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -102,8 +102,10 @@ class _Keys:
         with self._guard:
             if self._line is None:
                 return
-            with suppress(OSError):
+            try:
                 self._throw_away(self._line)
+            except OSError:
+                self._let_go()
             if time.monotonic() - self._used > _HELD:
                 self._let_go()
 
@@ -130,9 +132,9 @@ class _Keys:
 
     def _throw_away(self, line: socket.socket) -> None:
         """Read what the node said: it is in the log, and a line that nobody reads holds the machine up."""
-        with suppress(BlockingIOError):
-            while said := line.recv(_CHUNK, socket.MSG_DONTWAIT):
-                del said
+        while select.select([line], [], [], 0)[0]:
+            if not line.recv(_CHUNK):
+                raise ConnectionResetError("the machine has ended")
 
 
 def _opened(path: Path) -> IO[bytes] | None:

@@ -4,6 +4,7 @@ import base64
 import json
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 from uuid import UUID
 
@@ -11,14 +12,17 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import func, select
 
-from bmi.access.policy import Caller
+from bmi.access.models import Project
 from bmi.audit.models import Audit
 from bmi.consoles import line, recorder, routes, service
+from bmi.consoles.line import Line
 from bmi.consoles.models import ConsoleSession, Piece, Recording, Typed
 from bmi.consoles.typing_lines import TypingLines
 from bmi.db import now
 from bmi.drivers.power import Bmc
 from bmi.drivers.power.memory import MemoryPower
+from bmi.errors import ConsoleLost
+from bmi.ids import new_id
 from bmi.nodes.models import Node
 from bmi.parts import Parts
 from bmi.wait import wait_until
@@ -254,9 +258,7 @@ def test_what_comes_late_is_not_the_next_tenants(house: House) -> None:
     house.give_back()
     house.provision("blue")
     house.open()
-    worker = [part for part in _works(house) if isinstance(part, recorder.Recorder)]
-    assert worker == []  # the service's own is not within reach: one of the test's own stores
-    mine = recorder.Recorder(house.parts, "w")
+    mine = recorder.Recorder(house.parts, "w")  # stores what it is told; it is never started
     with house.parts.db.write() as session:
         mine._append(session, house.id, [(old, b"of red, read before and stored after")])
         mine._append(session, house.id, [(_current(session), b"of blue")])
@@ -268,10 +270,6 @@ def test_what_comes_late_is_not_the_next_tenants(house: House) -> None:
         session.flush()
         mine._append(session, house.id, [(current, b"nobody's")])
     assert read(house.api, 2) == b"of blue"
-
-
-def _works(house: House) -> list[Any]:
-    return []
 
 
 def _current(session: Any) -> UUID:
@@ -367,11 +365,93 @@ def test_a_stream_gives_what_comes_and_goes_on_where_it_was_left(house: House) -
 
 def test_a_stream_ends_when_the_node_is_not_the_callers_any_more(house: House) -> None:
     house.provision("red")
-    caller = Caller("x", roles={})
-    with house.parts.db.read() as session:
-        node = session.get_one(Node, house.id)
-        assert service.is_recorded(session, caller, node) is False
+    house.open()
+    house.say(b"red's")
+    stored(house.api, b"red's")
     red = house.caller("viewer", "red")
-    with house.parts.db.write() as session:
-        session.get_one(Node, house.id).project_id = None
-    assert red.get("/v1/nodes/n1/console/stream", params={"seconds": 0.2}).status_code == 404
+    with ThreadPoolExecutor(1) as pool:
+        stream = pool.submit(followed, red, seconds=60)
+        until(lambda: _is_watched(house.parts))
+        house.give_back()
+        (first, last) = stream.result(timeout=30)
+    assert base64.b64decode(first[1]["data"]) == b"red's"
+    assert last[0] == "end"
+    assert last[1].startswith("there is no node")
+
+
+def _is_watched(parts: Parts) -> bool:
+    """Say whether the stream has begun: it has told so."""
+    return bool(_watchers)
+
+
+_watchers: list[UUID] = []
+
+
+@pytest.fixture(autouse=True)
+def _seen_watchers(monkeypatch: pytest.MonkeyPatch) -> None:
+    _watchers.clear()
+    watched = service.watched
+
+    def noted(parts: Parts, node: UUID) -> None:
+        watched(parts, node)
+        _watchers.append(node)
+
+    monkeypatch.setattr(service, "watched", noted)
+
+
+# --- workers ---------------------------------------------------------------------------------------------
+
+
+def test_a_dead_workers_consoles_go_to_another_and_it_stores_no_more(
+    house: House, parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two recorders of one database, of which the first has lost its claim without knowing."""
+    with parts.db.write() as session:
+        node = session.get_one(Node, house.id)
+        node.project_id = session.scalars(select(Project.id).where(Project.name == "red")).one()
+        session.flush()
+        service.begin(session, parts, node)
+        recording = _current(session)
+    held = until(lambda: _session(parts))
+    with parts.db.write() as session:  # as another worker does that takes it over
+        row = session.get_one(ConsoleSession, held.id)
+        row.worker, row.claim = "other", row.claim + 1
+    other = Line(house.id, held.claim, lambda: MemoryPower({}, parts.site).console(BMC))
+    try:
+        late = recorder.Recorder(parts, held.worker or "")
+        late._lines[house.id] = other
+        other.put_back([(recording, b"a zombie's")])
+        late._store()
+        assert read(house.api, 1) == b""
+    finally:
+        other.stop()
+        other.join()
+    # Where there is one process, what another name had is its own: names outlive processes.
+    until(lambda: _session(parts).worker != "other")
+
+
+def _session(parts: Parts) -> ConsoleSession:
+    with parts.db.read() as session:
+        return session.scalars(select(ConsoleSession)).one_or_none()  # type: ignore[return-value]
+
+
+def test_what_the_database_does_not_take_is_kept_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(line, "BACKLOG", 10)
+    silent = Line(new_id(), 1, _no_console)
+    try:
+        recording = new_id()
+        silent.record(recording)
+        silent._heard(b"0123456789")
+        silent._heard(b"abc")
+        assert silent.take() == [(recording, b"3456789abc")]
+        silent.put_back([(recording, b"3456789abc")])
+        silent.record(None)
+        silent._heard(b"nobody's")
+        assert silent.take() == [(recording, b"3456789abc")]
+    finally:
+        silent.stop()
+        silent.join()
+
+
+def _no_console() -> Any:
+    raise ConsoleLost("it is gone", next_step="-")

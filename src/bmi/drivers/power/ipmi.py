@@ -160,7 +160,8 @@ def login(bmc: Bmc, cipher_suite: int, *, answer: int = 2, tries: int = 3) -> so
     host, _, port = bmc.address.partition(":")
     options = ["-H", host, "-p", port or _PORT, "-U", bmc.username]
     options += ["-C", str(cipher_suite), "-N", str(answer), "-R", str(tries)]
-    return sol.Login(options, bmc.address, bmc.password, 2 * answer * (tries + 1) + _MARGIN)
+    patience = 2 * answer * (tries + 1) + _MARGIN
+    return sol.Login(options, bmc.address, bmc.username, bmc.password, patience)
 
 
 def _failed(

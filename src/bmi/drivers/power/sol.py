@@ -33,6 +33,7 @@ class Login:
     """Where, as whom and how patiently, in ipmitool's words."""
     name: str
     """The controller's address, as errors call it."""
+    username: str
     password: str = field(repr=False)
     patience: float
     """Seconds that one call may take."""
@@ -232,7 +233,7 @@ def _refusal(login: Login, said: str) -> BmiError | _Taken:
         return _Taken()
     if "RAKP" in said or "unauthorized name" in said or "insufficient privilege" in said.lower():
         return BmcRefused(
-            f"BMC {name} refuses the user: {said}",
+            f"BMC {name} refuses user {login.username!r}: {said}",
             next_step="correct user name and password of the node's BMC, and allow that user Serial over LAN",
         )
     if "Unable to establish" in said or "Get Auth Capabilities" in said:
@@ -250,7 +251,8 @@ def _drain(errors: int) -> str:
     os.set_blocking(errors, False)
     with contextlib.suppress(BlockingIOError):
         said = os.read(errors, _SAID).decode(errors="replace")
-        return "; ".join(line.strip() for line in said.splitlines() if line.strip())
+        lines = (line.strip("> ") for line in said.splitlines())
+        return "; ".join(line for line in lines if line and not line.startswith("Loading "))
     return ""
 
 
