@@ -335,6 +335,15 @@ class BmcRefused(BmiError):
     status = 502
 
 
+class HandNeeded(BmiError):
+    """Somebody has to do something to a node by hand, and has not said yet that it is done."""
+
+    code = "hand-needed"
+    status = 409
+    transient = True
+    patience = 4 * 3600.0
+
+
 class ConsoleUnavailable(BmiError):
     """The management controller of a node gives no console, or not to BMI."""
 

@@ -32,10 +32,11 @@ from bmi.errors import (
 from bmi.lab.bmc import Controllers
 from bmi.lab.ipmi import IpmiController
 from bmi.lab.node import VirtualNode
+from bmi.lab.pdu import Pdu
 from bmi.lab.testing import controllers, power_only
 from bmi.wait import wait_until
 
-DRIVERS = ["redfish", "ipmi", "memory"]
+DRIVERS = ["redfish", "ipmi", "pdu", "memory"]
 PASSWORD = "an-unusual-word"  # of at most 20 bytes: IPMI knows no longer ones
 
 
@@ -50,6 +51,9 @@ class Bench(ABC):
     """Seconds in which one that does not answer is given up on."""
     has_drives = True
     """Whether the protocol knows virtual drives."""
+    chooses_boot = True
+    """Whether it can choose what the firmware starts from."""
+    has_console = True
     takes_over = False
     """Whether the protocol can end a console's session that somebody else has."""
 
@@ -226,7 +230,7 @@ class IpmiBench(Bench):
     options: dict[str, Any] = {
         "timeout": 20,
         "answer": 1,
-        "tries": 1,
+        "tries": 2,
         "cipher_suite": 3,
         "believe_flags": False,  # the simulator never sets it
     }
@@ -270,6 +274,44 @@ class IpmiBench(Bench):
 
     def _node(self, bmc: Bmc) -> VirtualNode:
         return self._served[self.bmcs.index(bmc)].node
+
+
+class PduBench(Bench):
+    """Net-SNMP's agent over real machines."""
+
+    name = "pdu"
+    options: dict[str, Any] = {"timeout": 20, "answer": 1, "tries": 2, "discharge": 0}
+    soon = 5
+    has_drives = chooses_boot = has_console = False
+
+    def __init__(self, folder: Path, served: Pdu) -> None:
+        super().__init__(folder)
+        self._served = served
+        self.bmcs = [
+            Bmc(served.address, served.username, served.password, {"outlets": str(number)})
+            for number in (1, 2)
+        ]
+        self.unreachable = replace(self.bmcs[0], address=f"127.0.0.1:{free_udp_port()}")
+
+    def runs(self, bmc: Bmc) -> int | None:
+        process = self._node(bmc).process
+        return process.pid if process else None
+
+    def boots_from(self, bmc: Bmc) -> BootDevice:
+        return self._node(bmc).boot_device()
+
+    def insert(self, bmc: Bmc) -> str:
+        raise AssertionError("there is none")
+
+    def restart(self) -> None:
+        self._served.stop()
+        self._served.start()
+
+    def serial_line(self, bmc: Bmc) -> AbstractContextManager[SerialEnd]:
+        return machine_end(self._node(bmc))
+
+    def _node(self, bmc: Bmc) -> VirtualNode:
+        return VirtualNode(*self._served.nodes[self.bmcs.index(bmc)])
 
 
 class MemoryBench(Bench):
@@ -323,6 +365,17 @@ def served_files(folder: Path) -> Iterator[tuple[Path, str]]:
 def bench_of(name: str, folder: Path) -> Iterator[Bench]:
     if name == "memory":
         yield MemoryBench(folder)
+        return
+    if name == "pdu":
+        nodes = [(spec, folder / spec.name) for spec in power_only(2)]
+        unit = Pdu(nodes, folder / "pdu", free_udp_port(), "operator", PASSWORD)
+        try:
+            unit.start()
+            yield PduBench(folder, unit)
+        finally:
+            unit.stop()
+            for each in nodes:
+                VirtualNode(*each).power_off()
         return
     if name == "ipmi":
         with ipmi_controllers(folder) as simulated:
@@ -457,6 +510,11 @@ def test_one_node_leaves_the_other_alone(bench: Bench, power: Power) -> None:
 
 
 def test_boot_from_is_kept(bench: Bench, power: Power, bmc: Bmc) -> None:
+    if not bench.chooses_boot:
+        power.boot_from(bmc, BootDevice.NETWORK)
+        assert power.boots_from(bmc) is None
+        assert bench.boots_from(bmc) is BootDevice.DISK
+        return
     for device in [BootDevice.NETWORK, BootDevice.DISK, BootDevice.NETWORK]:
         power.boot_from(bmc, device)
         assert bench.boots_from(bmc) is device
@@ -467,9 +525,11 @@ def test_boot_from_is_kept(bench: Bench, power: Power, bmc: Bmc) -> None:
 
 def test_boot_from_survives_a_power_cycle(bench: Bench, power: Power, bmc: Bmc) -> None:
     power.boot_from(bmc, BootDevice.NETWORK)
+    before = bench.boots_from(bmc)
     power.on(bmc)
     power.off(bmc)
-    assert bench.boots_from(bmc) is BootDevice.NETWORK
+    assert bench.boots_from(bmc) is before
+    assert (before is BootDevice.NETWORK) is bench.chooses_boot
 
 
 def test_boot_from_does_not_switch(bench: Bench, power: Power, bmc: Bmc) -> None:
@@ -489,6 +549,8 @@ def test_reset_boot_leaves_nothing_of_what_was_chosen(bench: Bench, power: Power
         power.reset_boot(bmc)
         assert power.boots_from(bmc) is None
         assert bench.boots_from(bmc) is BootDevice.DISK  # the firmware's own choice
+    if not bench.chooses_boot:
+        return
     assert bench.boots_from(other) is BootDevice.NETWORK
     power.boot_from(bmc, BootDevice.NETWORK)
     assert bench.boots_from(bmc) is BootDevice.NETWORK
@@ -632,7 +694,11 @@ def heard(end: SerialEnd, wanted: bytes) -> None:
 def test_a_console_says_what_the_node_says_and_types_what_it_is_given(
     bench: Bench, power: Power, bmc: Bmc
 ) -> None:
-    with bench.serial_line(bmc) as end, power.console(bmc) as console:
+    if not bench.has_console:
+        with pytest.raises(ConsoleUnavailable, match=bmc.address):
+            power.console(bmc)
+        return
+    with bench.serial_line(bmc) as end, opened(power, bmc) as console:
         end.say(b"<" + EVERY_BYTE + b">!")
         assert listen(console, b">!") == b"<" + EVERY_BYTE + b">!"
         assert console.read(0.05) == b""
@@ -640,10 +706,12 @@ def test_a_console_says_what_the_node_says_and_types_what_it_is_given(
         heard(end, b"<" + EVERY_BYTE + b">")
 
 
-def test_nothing_that_is_typed_is_an_order_to_what_is_between(bench: Bench, power: Power, bmc: Bmc) -> None:
+def test_nothing_that_is_typed_is_an_order_to_what_is_between(
+    talkative: Bench, power: Power, bmc: Bmc
+) -> None:
     """Escape sequences of ssh and of ipmitool, and what ipmitool's own is here."""
     orders = b"\r~.\n~B\r~?\n\x1f.\r\x1f\x1f\n\x1f\x1a\x03\x04\x11\x13\x1d\r"
-    with bench.serial_line(bmc) as end, opened(power, bmc) as console:
+    with talkative.serial_line(bmc) as end, opened(power, bmc) as console:
         for byte in orders:  # one at a time, as from a keyboard
             console.write(bytes([byte]))
         console.write(b"still there")
@@ -652,15 +720,23 @@ def test_nothing_that_is_typed_is_an_order_to_what_is_between(bench: Bench, powe
         listen(console, b"answer")
 
 
-def test_a_console_that_was_closed_can_be_had_again(bench: Bench, power: Power, bmc: Bmc) -> None:
-    with bench.serial_line(bmc) as end:
+def test_a_console_that_was_closed_can_be_had_again(talkative: Bench, power: Power, bmc: Bmc) -> None:
+    with talkative.serial_line(bmc) as end:
         for number in range(3):
             with opened(power, bmc) as console:
                 end.say(b"%d!" % number)
                 assert listen(console, b"!") == b"%d!" % number
                 console.write(b"%d?" % number)
                 heard(end, b"%d?" % number)
-            bench.forget_session(bmc)
+            talkative.forget_session(bmc)
+
+
+@pytest.fixture
+def talkative(bench: Bench) -> Bench:
+    """A driver that has consoles; the tests of one that has none are `NO_CONSOLE`'s."""
+    if not bench.has_console:
+        pytest.skip("it has no console, which another test shows")
+    return bench
 
 
 @contextmanager
@@ -677,11 +753,11 @@ def opened(power: Power, bmc: Bmc) -> Iterator[Console]:
         yield console
 
 
-def test_one_node_does_not_hear_the_other(bench: Bench, power: Power) -> None:
-    first, second = bench.bmcs
+def test_one_node_does_not_hear_the_other(talkative: Bench, power: Power) -> None:
+    first, second = talkative.bmcs
     with (
-        bench.serial_line(first) as one,
-        bench.serial_line(second) as two,
+        talkative.serial_line(first) as one,
+        talkative.serial_line(second) as two,
         opened(power, first) as console,
         opened(power, second) as other,
     ):
@@ -695,10 +771,10 @@ def test_one_node_does_not_hear_the_other(bench: Bench, power: Power) -> None:
 
 
 def test_a_console_is_held_by_one_or_taken_over_but_never_silently_shared(
-    bench: Bench, power: Power, bmc: Bmc
+    talkative: Bench, power: Power, bmc: Bmc
 ) -> None:
-    with bench.serial_line(bmc) as end, opened(power, bmc) as first:
-        if bench.takes_over:
+    with talkative.serial_line(bmc) as end, opened(power, bmc) as first:
+        if talkative.takes_over:
             with power.console(bmc) as second:
                 end.say(b"now the second's")
                 listen(second, b"now the second's")
@@ -709,11 +785,11 @@ def test_a_console_is_held_by_one_or_taken_over_but_never_silently_shared(
         listen(first, b"still the first's")
 
 
-def test_a_console_ends_when_its_controller_does(bench: Bench, power: Power, bmc: Bmc) -> None:
-    if bench.name == "memory":
+def test_a_console_ends_when_its_controller_does(talkative: Bench, power: Power, bmc: Bmc) -> None:
+    if talkative.name == "memory":
         return  # nothing runs that could end
-    with bench.serial_line(bmc), opened(power, bmc) as console:
-        bench.restart()
+    with talkative.serial_line(bmc), opened(power, bmc) as console:
+        talkative.restart()
         lost = None
         for _ in range(400):  # IPMI runs over UDP: a controller that is gone is noticed by its silence
             try:

@@ -63,6 +63,7 @@ REQUESTS: dict[tuple[str, str], Any] = {
     ("POST", "/v1/nodes/{node}/reset"): {},
     ("POST", "/v1/nodes/{node}/power"): {"action": "on"},
     ("GET", "/v1/nodes/{node}/power"): None,
+    ("POST", "/v1/nodes/{node}/power/said"): {"state": "off"},
     ("GET", "/v1/nodes/{node}/events"): None,
     ("GET", "/v1/nodes/{node}/console"): None,
     ("GET", "/v1/nodes/{node}/console/recordings/{number}"): None,

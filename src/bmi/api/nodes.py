@@ -151,6 +151,12 @@ class PowerRequest(Request):
     action: Literal["on", "off", "cycle"]
 
 
+class PowerSaid(Request):
+    """What somebody did to a node's power by hand."""
+
+    state: Literal["on", "off"]
+
+
 class Power(Response):
     """Whether a node has power."""
 

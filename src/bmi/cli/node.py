@@ -14,6 +14,7 @@ from bmi.api.nodes import (
     NodeCreate,
     NodeState,
     PowerRequest,
+    PowerSaid,
     Provision,
     Reset,
 )
@@ -280,9 +281,11 @@ def clean(node: Name, wait: options.Wait = True, json: options.Json = False) -> 
 def power(
     node: Name,
     action: Annotated[
-        Literal["on", "off", "cycle"] | None,
+        Literal["on", "off", "cycle", "is-on", "is-off"] | None,
         typer.Argument(
-            help="What to do; only shows whether it is on, if left out.", metavar="[on|off|cycle]"
+            help="What to do; only shows whether it is on, if left out. With is-on and is-off you say that you "
+            "have switched a node by hand, which has no management controller.",
+            metavar="[on|off|cycle|is-on|is-off]",
         ),
     ] = None,
     wait: options.Wait = True,
@@ -295,10 +298,13 @@ def power(
       bmi node power n1 cycle
     """
     with connect() as bmi:
-        if action is not None:
+        if action in ("is-on", "is-off"):
+            now = bmi.nodes.say_power(node, PowerSaid(state="on" if action == "is-on" else "off"))
+        elif action is not None:
             finish(bmi, bmi.nodes.set_power(node, PowerRequest(action=action)), wait=wait, json=json)
             return
-        now = bmi.nodes.power(node)
+        else:
+            now = bmi.nodes.power(node)
     if json:
         output.as_json(now)
     else:

@@ -40,6 +40,12 @@ def begin(session: Session, parts: Parts, node: Node) -> None:
     """
     if not parts.settings.console.enabled:
         return
+    latest = session.scalar(
+        select(Recording).where(Recording.node_id == node.id).order_by(Recording.number.desc()).limit(1)
+    )
+    if latest and not latest.size and not latest.ended_at and latest.project_id == node.project_id:
+        latest.began_at = now()  # a start that was tried again, or a node that says nothing
+        return
     for before in session.scalars(
         select(Recording).where(Recording.node_id == node.id, Recording.ended_at.is_(None))
     ):

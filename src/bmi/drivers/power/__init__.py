@@ -6,6 +6,9 @@ from enum import StrEnum
 from types import TracebackType
 from typing import Protocol, Self
 
+SAID = "power"
+"""BMC option of nodes that are switched by hand: what an admin said last, `on` or `off`."""
+
 
 class PowerState(StrEnum):
     """Whether a node has power."""
@@ -90,6 +93,9 @@ class Power(Protocol):
 
     All verbs raise `BmcUnreachable` when nothing answers, `BmcRefused` when the controller says no. One driver
     object serves all nodes and is called from many threads.
+
+    A driver that cannot choose what the firmware starts from says `chooses_boot = False`; one whose nodes are
+    switched by people, `by_hand = True`. Both may be left out.
     """
 
     def state(self, bmc: Bmc) -> PowerState:
