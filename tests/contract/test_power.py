@@ -280,7 +280,7 @@ class PduBench(Bench):
     """Net-SNMP's agent over real machines."""
 
     name = "pdu"
-    options: dict[str, Any] = {"timeout": 20, "answer": 1, "tries": 2, "discharge": 0}
+    options: dict[str, Any] = {"timeout": 60, "answer": 2, "tries": 2, "discharge": 0}
     soon = 5
     has_drives = chooses_boot = has_console = False
 

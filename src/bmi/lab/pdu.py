@@ -30,10 +30,10 @@ _ON, _OFF = 1, 2
 
 _CONF = """\
 agentaddress udp:127.0.0.1:{port}
+createUser {username} SHA "{password}" AES "{password}"
 rwuser {username} authpriv
 pass_persist {tree} {program}
 """
-_USER = 'createUser {username} SHA "{password}" AES "{password}"\n'
 _PROGRAM = """\
 #!{python}
 from bmi.lab.pdu import outlets
@@ -78,14 +78,18 @@ class Pdu:
         program = self.folder / "outlets"
         program.write_text(_PROGRAM.format(python=sys.executable, folder=str(self.folder)))
         program.chmod(0o700)
-        conf = self.folder / "snmpd.conf"
-        conf.write_text(_CONF.format(port=self.port, username=self.username, tree=_TREE, program=program))
-        persist = self.folder / "persist"
+        conf, persist = self.folder / "snmpd.conf", self.folder / "persist"
         persist.mkdir(mode=0o700, exist_ok=True)
-        with os.fdopen(
-            os.open(persist / "snmpd.conf", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w"
-        ) as file:
-            file.write(_USER.format(username=self.username, password=self.password))
+        with os.fdopen(os.open(conf, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(
+                _CONF.format(
+                    port=self.port,
+                    username=self.username,
+                    password=self.password,
+                    tree=_TREE,
+                    program=program,
+                )
+            )
         agent: list[str | Path] = [
             "env",
             f"SNMP_PERSISTENT_DIR={persist}",

@@ -8,6 +8,7 @@ import re
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +28,7 @@ _POLL = 0.2  # seconds between two looks
 _MARGIN = 5.0  # seconds that a command may take beside waiting for answers
 _OUTLETS_MOST = 8
 _OID = r"^\.?\d+(\.\d+)+$"
-_SECRET = re.compile(r"[!-~]{1,64}")  # what a line of snmp.conf can carry without quoting
+_SECRET = re.compile(r"[ !#-\[\]-~]{1,64}")  # what a line of snmp.conf can carry between double quotes
 
 
 class PduOptions(Options):
@@ -86,16 +87,24 @@ class PduPower(PowerOnly):
         options = self._options
         value = options.control_on if wanted is PowerState.ON else options.control_off
         for outlet in different:
-            self._ask("snmpset", bmc, f"{options.control_oid}.{outlet}", "i", str(value))
+            # Some units answer only once a relay has moved, or not in time: what counts is what they report later.
+            with suppress(BmcUnreachable):
+                self._ask("snmpset", bmc, f"{options.control_oid}.{outlet}", "i", str(value))
+        away: list[BmcUnreachable] = []
+
+        def reached() -> bool:
+            away.clear()
+            try:
+                return all(state is wanted for state in self._states(bmc))
+            except BmcUnreachable as error:
+                away.append(error)
+                return False
+
         try:
-            wait_until(
-                lambda: all(state is wanted for state in self._states(bmc)),
-                deadline=options.timeout,
-                what=str(wanted),
-                next_step="",
-                poll=_POLL,
-            )
+            wait_until(reached, deadline=options.timeout, what=str(wanted), next_step="", poll=_POLL)
         except DeadlineExceeded as error:
+            if away:
+                raise away[0] from error
             raise BmcRefused(
                 f"PDU {bmc.address} was asked to switch {wanted} outlets {bmc.options.get(OUTLETS)}, and does not "
                 f"report that after {options.timeout:g} s",
@@ -138,12 +147,12 @@ class PduPower(PowerOnly):
     def _conf(self, bmc: Bmc) -> str:
         if not _SECRET.fullmatch(bmc.password):
             raise BmcRefused(
-                f"the password of PDU {bmc.address} cannot be used",
-                next_step="give it one of 1 to 64 printable ASCII characters, without blanks",
+                f"the password of user {bmc.username!r} of PDU {bmc.address} cannot be used",
+                next_step="give it 1 to 64 printable ASCII characters, without double quotes and backslashes",
             )
         if self._options.version == "2c":
-            return f"defCommunity {bmc.password}\n"
-        return f"defAuthPassphrase {bmc.password}\ndefPrivPassphrase {bmc.password}\n"
+            return f'defCommunity "{bmc.password}"\n'
+        return f'defAuthPassphrase "{bmc.password}"\ndefPrivPassphrase "{bmc.password}"\n'
 
 
 def _outlets(bmc: Bmc) -> Sequence[int]:
