@@ -142,8 +142,10 @@ def outlets(folder: str, given: TextIO = sys.stdin, answers: TextIO = sys.stdout
     def said() -> str:
         return given.readline().strip()
 
-    while word := said():
-        match word:
+    while line := given.readline():
+        match line.strip():
+            case "":  # the agent ends an order to set something with one line more
+                continue
             case "PING":
                 answer = "PONG"
             case "get":

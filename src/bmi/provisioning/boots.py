@@ -63,7 +63,10 @@ def power_on(parts: Parts, id: UUID) -> str:
     """Have a record's node boot from the network, from its beginning."""
     power, bmc = bmc_of(parts, load(parts, id).node_id)
     power.boot_from(bmc, BootDevice.NETWORK)
-    power.off(bmc)
+    # Who has been asked to switch it on, and did, is not asked to switch it off when this is tried again; that it
+    # was off is what the step before made sure of.
+    if not getattr(power, "by_hand", False):
+        power.off(bmc)
     with parts.db.write() as session:
         row = session.get_one(Boot, id)
         row.milestone, row.started_at = None, now()
