@@ -81,8 +81,8 @@ def diagnosis(boot: Boot, deadline: float) -> DeadlineExceeded:
         case None | Milestone.POWER:
             cause = f"no DHCP request from {nic.mac} in {deadline:g} s"
             advice = (
-                f"check the cabling of {port}, that it carries VLAN {network.vlan}, "
-                "and that the firmware boots from this card"
+                f"check the cabling of {port}, that it carries VLAN {network.vlan}, that the firmware boots from "
+                "this card, and that the node really has power: only its BMC says so"
             )
         case Milestone.DHCP:
             cause = (
