@@ -50,8 +50,8 @@ def order(system: Any, **what: Any) -> None:
     """Change a system's boot section.
 
     Lenovo's and AMI's controllers ask for the ETag of what is changed (gofish, issue 171; ansible, pull request
-    56150), which sushy sends. They refuse one that became old since (operations-center, issue 1040); sushy then tries
-    without, which they refuse too: it is read anew.
+    56150), which sushy sends. They refuse one that became old since (operations-center, issue 1040); sushy then
+    tries without, which they refuse too: it is read anew.
     """
     for left in reversed(range(_TRIES)):
         try:
