@@ -373,6 +373,30 @@ class NotLeased(BmiError):
     status = 409
 
 
+class HandNeeded(BmiError):
+    """Somebody has to do something to a node by hand, and has not said yet that it is done."""
+
+    code = "hand-needed"
+    status = 409
+    transient = True
+    patience = 4 * 3600.0
+
+
+class ConsoleUnavailable(BmiError):
+    """The management controller of a node gives no console, or not to BMI."""
+
+    code = "console-unavailable"
+    status = 409
+
+
+class ConsoleLost(BmiError):
+    """A console that was open has ended."""
+
+    code = "console-lost"
+    status = 502
+    transient = True
+
+
 class Cancelled(BmiError):
     """Somebody asked for the operation to be cancelled."""
 

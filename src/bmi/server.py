@@ -25,6 +25,9 @@ from bmi.boot.listen import NodeHttp
 from bmi.boot.monitor import Monitor
 from bmi.boot.node_app import node_app
 from bmi.boot.texts import Texts
+from bmi.consoles import routes as consoles_routes
+from bmi.consoles.recorder import Recorder
+from bmi.consoles.service import CONSOLES, WATCHED
 from bmi.db import Db
 from bmi.doctor import routes as doctor_routes
 from bmi.drivers import Site, load
@@ -202,13 +205,13 @@ class Work:
         if Role.WORKER in roles:
             name = worker_name(parts.settings.worker.name)
             self._engine = Engine(parts, name)
-            works.append(Claims(parts, self._engine, name))
+            works += [Claims(parts, self._engine, name), Recorder(parts, name)]
         self._works = works
 
     def start(self) -> None:
         """Make reality equal to the database first; then take up what was interrupted."""
         self._parts.storage.prepare()
-        self._parts.signals.start(OPERATIONS, ORDERS, ANSWERS, PLACES)
+        self._parts.signals.start(OPERATIONS, ORDERS, ANSWERS, PLACES, CONSOLES, WATCHED)
         for work in self._works:
             work.start()
 
@@ -259,6 +262,7 @@ def build_app(parts: Parts, roles: Collection[Role] = EVERYTHING) -> FastAPI:
         login_routes,
         nodes_routes,
         node_import_routes,
+        consoles_routes,
         networks_routes,
         intake_routes,
         images_routes,

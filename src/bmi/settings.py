@@ -254,6 +254,17 @@ class Boot(Section):
     iqn_prefix: str = Field("iqn.2026-01.internal.bmi", pattern=r"^iqn\.\d{4}-\d{2}\.[a-z0-9.-]+$")
 
 
+class Console(Section):
+    """What is kept of what nodes say on their serial consoles."""
+
+    enabled: bool = True
+    """Whether workers listen to the consoles of nodes in use."""
+    boot_size: ByteSize = Field(ByteSize(1 << 20), ge=1 << 16, le=1 << 26)
+    """Bytes that are kept of one start of a node; of more, the latest."""
+    boots: int = Field(10, ge=1, le=100)
+    """How many starts of a node are kept."""
+
+
 class Settings(BaseSettings):
     """All settings of the service."""
 
@@ -279,6 +290,7 @@ class Settings(BaseSettings):
     cleaning: Cleaning = Cleaning()
     intake: Intake = Intake()
     boot: Boot = Boot()
+    console: Console = Console()
     appliance: ApplianceLimits = ApplianceLimits()
     oidc: Oidc | None = None
     gateway: Gateway = Gateway()

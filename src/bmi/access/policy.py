@@ -29,6 +29,8 @@ class Action(StrEnum):
     NODE_READ = "node.read"
     NODE_USE = "node.use"
     NODE_WRITE = "node.write"
+    CONSOLE_READ = "console.read"
+    CONSOLE_WRITE = "console.write"
     NETWORK_READ = "network.read"
     NETWORK_WRITE = "network.write"
     IMAGE_READ = "image.read"
@@ -60,6 +62,8 @@ LEAST_ROLE: dict[Action, Role] = {
     Action.NODE_READ: Role.VIEWER,
     Action.NODE_USE: Role.MEMBER,
     Action.NODE_WRITE: Role.ADMIN,
+    Action.CONSOLE_READ: Role.VIEWER,
+    Action.CONSOLE_WRITE: Role.MEMBER,
     Action.NETWORK_READ: Role.VIEWER,
     Action.NETWORK_WRITE: Role.MANAGER,
     Action.IMAGE_READ: Role.VIEWER,

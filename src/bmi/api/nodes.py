@@ -134,6 +134,8 @@ class Node(Response):
     """Why it is `failed`, or lost to its project, and what to do."""
     lease: Lease | None = None
     """None if it was not imported from an inventory. In a list it is what was last found, or None."""
+    console: bool = False
+    """Whether there is something to read of what it said on its console since it was last started."""
     created_at: datetime
 
 
@@ -212,6 +214,12 @@ class PowerRequest(Request):
     """What to do with a node's power."""
 
     action: Literal["on", "off", "cycle"]
+
+
+class PowerSaid(Request):
+    """What somebody did to a node's power by hand."""
+
+    state: Literal["on", "off"]
 
 
 class Power(Response):

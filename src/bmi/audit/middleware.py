@@ -87,6 +87,8 @@ class AuditMiddleware:
         """Write the line of a request, if it has one."""
         if not _has_line(scope["method"], status, known=trail.caller is not None):
             return
+        if trail.continued and status < 400:
+            return
         entry = audit.line(
             trail,
             route=f"{scope['method']} {_route(scope)}",

@@ -31,6 +31,8 @@ class Trail:
     """What the request makes, in words."""
     code: str | None = None
     """Stable code of the error that was answered."""
+    continued: bool = False
+    """Whether it goes on with what has a line already, such as one more key that somebody types."""
 
 
 _current: ContextVar[Trail | None] = ContextVar("bmi_trail", default=None)
@@ -59,6 +61,12 @@ def makes(thing: str) -> None:
     """Note something new, which neither the path nor a question to the policy names."""
     if trail := _current.get():
         trail.made.append(thing)
+
+
+def goes_on() -> None:
+    """Note that the request goes on with what has a line already, and gets none if it succeeds."""
+    if trail := _current.get():
+        trail.continued = True
 
 
 def answered(code: str) -> None:

@@ -138,7 +138,7 @@ def _silence(parts: Parts, boot: Boot, deadline: float) -> tuple[str, str]:
     up = f"{port} has a link; " if link else ""
     return cause, (
         f"{up}check the cabling of {port}, that it carries VLAN {network.vlan}, "
-        "and that the firmware boots from this card"
+        "that the firmware boots from this card, and that the node really has power: only its BMC says so"
     )
 
 

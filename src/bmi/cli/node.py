@@ -17,14 +17,18 @@ from bmi.api.nodes import (
     NodeNic,
     NodeState,
     PowerRequest,
+    PowerSaid,
     Provision,
     Reset,
 )
 from bmi.cli import apps, complete, options, output, timeline
+from bmi.cli.console import console
 from bmi.cli.progress import finish
 from bmi.cli.session import connect
 
 app = apps.noun("Physical servers.")
+
+app.command()(console)
 
 Name = Annotated[str, typer.Argument(help="Name or id.", metavar="NODE", autocompletion=complete.nodes)]
 
@@ -185,6 +189,7 @@ def show(node: Name, json: options.Json = False) -> None:
             ("disk from", found.portal and f"{found.portal}, gateway {found.gateway}"),
             ("operation", found.operation),
             ("nics", "\n".join(map(_plugged, found.nics))),
+            ("console", f"recorded: bmi node console {found.name} --log" if found.console else None),
             (
                 "bmc",
                 found.bmc
@@ -329,9 +334,11 @@ def clean(node: Name, wait: options.Wait = True, json: options.Json = False) -> 
 def power(
     node: Name,
     action: Annotated[
-        Literal["on", "off", "cycle"] | None,
+        Literal["on", "off", "cycle", "is-on", "is-off"] | None,
         typer.Argument(
-            help="What to do; only shows whether it is on, if left out.", metavar="[on|off|cycle]"
+            help="What to do; only shows whether it is on, if left out. With is-on and is-off you say that you "
+            "have switched a node by hand, which has no management controller.",
+            metavar="[on|off|cycle|is-on|is-off]",
         ),
     ] = None,
     wait: options.Wait = True,
@@ -344,10 +351,13 @@ def power(
       bmi node power n1 cycle
     """
     with connect() as bmi:
-        if action is not None:
+        if action in ("is-on", "is-off"):
+            now = bmi.nodes.say_power(node, PowerSaid(state="on" if action == "is-on" else "off"))
+        elif action is not None:
             finish(bmi, bmi.nodes.set_power(node, PowerRequest(action=action)), wait=wait, json=json)
             return
-        now = bmi.nodes.power(node)
+        else:
+            now = bmi.nodes.power(node)
     if json:
         output.as_json(now)
     else:

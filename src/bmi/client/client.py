@@ -9,6 +9,7 @@ from bmi.api.access import Identity, LogIn, LogInBegin, LogInBegun, LogInFinish,
 from bmi.api.common import Version
 from bmi.api.doctor import Repair, Repaired, Report
 from bmi.client.audit import AuditCalls
+from bmi.client.consoles import Consoles
 from bmi.client.disks import Disks
 from bmi.client.exports import Exports
 from bmi.client.image_edits import ImageEdits
@@ -60,6 +61,7 @@ class Client:
         self.users = Users(self._transport)
         self.tokens = Tokens(self._transport)
         self.nodes = Nodes(self._transport)
+        self.consoles = Consoles(self._transport)
         self.networks = Networks(self._transport)
         self.images = Images(self._transport)
         self.image_edits = ImageEdits(self._transport)

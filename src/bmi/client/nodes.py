@@ -13,6 +13,7 @@ from bmi.api.nodes import (
     NodeState,
     Power,
     PowerRequest,
+    PowerSaid,
     Provision,
     Reset,
 )
@@ -98,6 +99,10 @@ class Nodes:
     def set_power(self, node: str | UUID, request: PowerRequest) -> Operation:
         """Start switching a node on, off, or off and on."""
         return self._transport.call("POST", ["nodes", node, "power"], Operation, body=request)
+
+    def say_power(self, node: str | UUID, request: PowerSaid) -> Power:
+        """Say that somebody has switched a node by hand that has no management controller."""
+        return self._transport.call("POST", ["nodes", node, "power", "said"], Power, body=request)
 
     def events(self, node: str | UUID, *, limit: int | None = None) -> Iterator[Event]:
         """Go through a node's history, oldest first."""

@@ -136,8 +136,12 @@ class Transport:
             cursor = page.next
             left = None if left is None else left - len(page.items)
 
-    def events(self, path: Path) -> Iterator[httpx2.ServerSentEvent]:
+    def events(self, path: Path, *, query: Query | None = None) -> Iterator[httpx2.ServerSentEvent]:
         """Go through a stream of server-sent events until it ends.
+
+        Args:
+            path: Segments after /v1.
+            query: Parameters of the URL; those that are None are left out.
 
         Raises:
             ApiError: The service says no.
@@ -145,7 +149,8 @@ class Transport:
         """
         timeout = httpx2.Timeout(self.timeout, read=SILENCE)
         try:
-            with self._http.sse(_joined(path), timeout=timeout) as source:
+            params = {key: value for key, value in (query or {}).items() if value is not None}
+            with self._http.sse(_joined(path), timeout=timeout, params=params) as source:
                 if not source.response.is_success:
                     source.response.read()
                     raise self._refusal(source.response)

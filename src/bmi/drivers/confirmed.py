@@ -16,11 +16,11 @@ from uuid import UUID
 
 from bmi.drivers import Outcome
 from bmi.drivers.leg import Leg, Legs
-from bmi.drivers.power import Bmc, BootDevice, Power, PowerState
+from bmi.drivers.power import Bmc, BootDevice, Console, Power, PowerState
 from bmi.drivers.storage import Kind, Progress, Storage, Volume, VolumeInfo
 from bmi.drivers.switch import PortVlans, Switch
 from bmi.drivers.target import Export, Portal, Removal, Target
-from bmi.errors import Unconfirmed
+from bmi.errors import ConsoleUnavailable, Unconfirmed
 
 
 class _Confirmed:
@@ -146,6 +146,8 @@ class ConfirmedPower(_Confirmed):
 
     def boot_from(self, bmc: Bmc, device: BootDevice) -> None:
         self._driver.boot_from(bmc, device)
+        if not getattr(self._driver, "chooses_boot", True):
+            return  # the firmware's own order counts
         chosen = self._driver.boots_from(bmc) is device
         _require(chosen, f"the node of BMC {bmc.address} boots from {device}", "power")
 
@@ -153,6 +155,17 @@ class ConfirmedPower(_Confirmed):
         self._driver.reset_boot(bmc)
         reset = self._driver.boots_from(bmc) is None and not self._driver.media(bmc)
         _require(reset, f"the boot settings of BMC {bmc.address} were reset", "power")
+
+    def console(self, bmc: Bmc) -> Console:
+        # Drivers of others may be older than consoles.
+        found = getattr(self._driver, "console", None)
+        if found is None:
+            raise ConsoleUnavailable(
+                f"the power driver of BMC {bmc.address} knows no consoles",
+                next_step="take a newer one, or do without",
+            )
+        opened: Console = found(bmc)
+        return opened
 
     def _require(self, bmc: Bmc, state: PowerState) -> None:
         _require(self._driver.state(bmc) is state, f"the node of BMC {bmc.address} is {state}", "power")

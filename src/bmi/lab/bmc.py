@@ -15,8 +15,10 @@ from pydantic import TypeAdapter
 
 from bmi.drivers import Outcome
 from bmi.drivers.power import Bmc
+from bmi.drivers.power.ssh_console import HOST_KEY, fingerprint
 from bmi.errors import CommandFailed
 from bmi.lab.node import NodeSpec, VirtualNode
+from bmi.lab.ssh_console import host_key
 from bmi.processes import Process, recorded, start
 from bmi.wait import wait_until
 
@@ -36,6 +38,8 @@ class Endpoint:
     username: str
     password: str = field(repr=False)
     host: str = "127.0.0.1"
+    console_port: int = 0
+    """TCP port of the console over SSH; 0 takes any that is free."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,11 @@ def read_config(path: Path) -> Config:
 def ready_file(config: Path) -> Path:
     """Name the file that says which ports are served, once they are."""
     return config.with_suffix(".ready")
+
+
+def host_key_file(config: Config, node: NodeSpec) -> Path:
+    """Name the file of the host key of a node's console."""
+    return config.folder / f"{node.name}.console-key"
 
 
 def system_path(id: UUID) -> str:
@@ -134,13 +143,16 @@ class Controllers:
 
     def bmcs(self) -> Mapping[str, Bmc]:
         """Say how to reach the controllers, by the name of their node. The process runs."""
-        ports = json.loads(self._ready.read_text())
+        ports = json.loads(self._ready.read_text())["redfish"]
         return {
             endpoint.node.name: Bmc(
                 address=f"http://{endpoint.host}:{ports[endpoint.node.name]}",
                 username=endpoint.username,
                 password=endpoint.password,
-                options={"system": system_path(endpoint.node.id)},
+                options={
+                    "system": system_path(endpoint.node.id),
+                    HOST_KEY: fingerprint(host_key(host_key_file(self.config, endpoint.node))),
+                },
             )
             for endpoint in self.config.endpoints
         }

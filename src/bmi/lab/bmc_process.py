@@ -15,8 +15,9 @@ from typing import Any, cast
 from werkzeug.serving import BaseWSGIServer, WSGIRequestHandler, make_server
 
 from bmi.errors import BmiError, PortTaken
-from bmi.lab.bmc import Endpoint, read_config, ready_file
+from bmi.lab.bmc import Endpoint, host_key_file, read_config, ready_file
 from bmi.lab.redfish import Controller, application
+from bmi.lab.ssh_console import SshConsole
 
 logger = logging.getLogger(__name__)
 
@@ -36,17 +37,41 @@ def serve(path: Path) -> None:
     # sushy-tools keeps images of virtual drives there, and never removes the folders.
     tempfile.tempdir = str(state)
     app = application(state)
-    servers = {
-        node.spec.name: _server(endpoint, Controller(node, endpoint.username, endpoint.password, app))
+    consoles = {
+        node.spec.name: SshConsole(
+            node,
+            endpoint.username,
+            endpoint.password,
+            host=endpoint.host,
+            port=endpoint.console_port,
+            key=host_key_file(config, endpoint.node),
+        )
         for node, endpoint in zip(config.nodes(), config.endpoints, strict=True)
     }
+    servers = {
+        node.spec.name: _server(
+            endpoint,
+            Controller(
+                node, endpoint.username, endpoint.password, app, console=consoles[node.spec.name].port
+            ),
+        )
+        for node, endpoint in zip(config.nodes(), config.endpoints, strict=True)
+    }
+    for console in consoles.values():
+        console.start()
     for name, server in servers.items():
         threading.Thread(target=server.serve_forever, name=f"bmc-{name}", daemon=True).start()
     ready = ready_file(path)
     partial = ready.with_name(f"{ready.name}.part")
-    partial.write_text(json.dumps({name: server.port for name, server in servers.items()}))
+    ports = {
+        "redfish": {name: server.port for name, server in servers.items()},
+        "console": {name: console.port for name, console in consoles.items()},
+    }
+    partial.write_text(json.dumps(ports))
     partial.rename(ready)
     ended.wait()
+    for console in consoles.values():
+        console.close()
     with ThreadPoolExecutor(max(1, len(servers))) as pool:  # each takes until its next look, 0.5 s
         list(pool.map(lambda server: server.shutdown(), servers.values()))
 

@@ -3,6 +3,7 @@
 FOLDER/lan.conf, sim.emu    what it is told: address, users, and the program that knows the chassis
 FOLDER/chassis              that program; it is called with words such as `get power` and `set boot pxe`
 FOLDER/boot                 which boot device was chosen, in IPMI's words
+FOLDER/serial.port          where ipmi_sim gets the node's serial line from
 """
 
 import json
@@ -36,6 +37,7 @@ set_working_mc 0x20
     guid {guid}
   endlan
   chassis_control "{program}"
+  sol "tcp:127.0.0.1:{serial}" 115200
   user 1 false "" "" user 10 none
   user 2 true "{username}" "{password}" admin 10 none
 """
@@ -97,6 +99,7 @@ class IpmiController:
                 {"spec": json.loads(_SPEC.dump_json(self.spec)), "machine": str(self.machine)}
             ).encode()
         )
+        serial = self._start_serial()
         program = self.folder / "chassis"
         program.write_text(_PROGRAM.format(python=sys.executable, folder=str(self.folder)))
         program.chmod(0o700)
@@ -108,6 +111,7 @@ class IpmiController:
                     port=self.port,
                     guid=self.spec.id.hex,
                     program=program,
+                    serial=serial,
                     username=self.username,
                     password=self.password,
                 )
@@ -133,8 +137,32 @@ class IpmiController:
 
     def stop(self) -> None:
         """End it; the node goes on."""
-        if process := processes.recorded(self._record):
-            process.stop(kill=True)
+        for record in (self._record, self._serial_record):
+            if process := processes.recorded(record):
+                process.stop(kill=True)
+
+    def _start_serial(self) -> int:
+        """Start what gives ipmi_sim the node's serial line, unless it runs; returns its port."""
+        port = self.folder / "serial.port"
+        if not processes.recorded(self._serial_record):
+            port.unlink(missing_ok=True)
+            process = processes.start(
+                [sys.executable, "-m", "bmi.lab.serial_process", self.folder],
+                record=self._serial_record,
+                log=self.folder / "serial.log",
+            )
+            process.on_exit(lambda: None)  # reaps it
+        wait_until(
+            port.exists,
+            deadline=_START,
+            what="the serial line to be served",
+            next_step=f"look at {self.folder / 'serial.log'}",
+        )
+        return int(port.read_text())
+
+    @property
+    def _serial_record(self) -> Path:
+        return self.folder / "serial.json"
 
     @property
     def _record(self) -> Path:
@@ -148,11 +176,16 @@ class IpmiController:
         return bool(run(["ss", "-Hlun", f"sport = :{self.port}"]).strip())
 
 
+def node_of(folder: Path) -> VirtualNode:
+    """Return the node whose controller has a folder."""
+    known = json.loads((folder / "spec.json").read_text())
+    return VirtualNode(_SPEC.validate_python(known["spec"]), Path(known["machine"]))
+
+
 def chassis(folder: str, words: Sequence[str]) -> None:
     """Do what ipmi_sim asks of a chassis: answer `get` with a line for each thing, carry out `set`."""
     home = Path(folder)
-    known = json.loads((home / "spec.json").read_text())
-    node = VirtualNode(_SPEC.validate_python(known["spec"]), Path(known["machine"]))
+    node = node_of(home)
     verb, *rest = words
     if verb == "get":
         for thing in rest:

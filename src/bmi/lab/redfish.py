@@ -66,13 +66,15 @@ class Controller:
         username: Name of its only user.
         password: The user's password.
         app: What serves the requests that are let through.
+        console: TCP port of the node's console over SSH.
     """
 
-    def __init__(self, node: VirtualNode, username: str, password: str, app: Wsgi) -> None:
+    def __init__(self, node: VirtualNode, username: str, password: str, app: Wsgi, *, console: int) -> None:
         self.node = node
         self._username = username
         self._password = password
         self._app = app
+        self._console = console
         self._sessions: OrderedDict[str, str] = OrderedDict()  # token by session id
         self._lock = threading.Lock()
 
@@ -106,8 +108,14 @@ class Controller:
             document = json.loads(response.get_data())
             if self.node.boot_override() is None:
                 document["Boot"] |= {_ENABLED: "Disabled", "BootSourceOverrideTarget": "None"}
+            document["SerialConsole"] = self._serial_console()
             response.set_data(json.dumps(document))
         return response
+
+    def _serial_console(self) -> dict[str, Any]:
+        """Say where the serial line is (DSP0268, ComputerSystem 1.13): a port of its own, no command line."""
+        ssh = {"ServiceEnabled": True, "Port": self._console, "SharedWithManagerCLI": False}
+        return {"MaxConcurrentSessions": 1, "SSH": ssh, "IPMI": {"ServiceEnabled": False}}
 
     def _root(self, environ: dict[str, Any]) -> Response:
         """Serve the service root, and say where to log in: sushy-tools knows no sessions."""

@@ -13,7 +13,9 @@ from bmi.api.operations import Event as WireEvent
 from bmi.api.operations import Operation as WireOperation
 from bmi.boot import service as boot
 from bmi.boot.models import Boot
+from bmi.consoles import service as consoles
 from bmi.db import page
+from bmi.drivers.power import PowerState
 from bmi.events import Event
 from bmi.http import InProject, Pages, TheService, Who
 from bmi.networks.models import Attachment
@@ -137,6 +139,15 @@ def show_power(service: TheService, who: Who, node: str) -> wire.Power:
     return wire.Power(state=nodes.power_state(service.parts, row.id).value)
 
 
+@router.post("/nodes/{node}/power/said", dependencies=[asks(Action.NODE_WRITE)])
+def say_power(service: TheService, who: Who, node: str, body: wire.PowerSaid) -> wire.Power:
+    """Say that somebody has switched on or off, by hand, a node that has no management controller."""
+    with service.parts.db.write() as session:
+        row = find_owned(session, who, Node, node, Action.NODE_WRITE, project=None)
+        nodes.say_power(session, service.parts, row, PowerState(body.state))
+    return wire.Power(state=body.state)
+
+
 @router.get("/nodes/{node}/events", dependencies=[asks(Action.NODE_READ)])
 def list_node_events(service: TheService, who: Who, node: str, paging: Pages) -> Page[WireEvent]:
     """List a node's history, oldest first; a tenant sees his own part of it."""
@@ -195,5 +206,6 @@ def _node(
         operation=running,
         problem=leases.problem(row, lease) or row.problem,
         lease=lease,
+        console=consoles.is_recorded(session, who, row),
         created_at=row.created_at,
     )

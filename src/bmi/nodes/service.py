@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from bmi.api.nodes import NodeCreate, NodeState
 from bmi.audit import trail
-from bmi.drivers.power import Bmc, Power, PowerState
+from bmi.drivers.power import SAID, Bmc, Power, PowerState
 from bmi.errors import AlreadyExists, SettingsInvalid, WrongState
 from bmi.networks.service import switch_of
 from bmi.nodes.models import Nic, Node
@@ -101,6 +101,20 @@ def power_state(parts: Parts, id: UUID) -> PowerState:
     """Ask a node's management controller whether the node has power."""
     power, bmc = bmc_of(parts, id)
     return power.state(bmc)
+
+
+def say_power(session: Session, parts: Parts, node: Node, state: PowerState) -> None:
+    """Note that somebody has switched a node by hand, which an operation may wait for.
+
+    Raises:
+        WrongState: Its power driver asks a machine for that.
+    """
+    if not getattr(power_of(parts, node.bmc_driver), "by_hand", False):
+        raise WrongState(
+            f"node {node.name} is not switched by hand: its power driver {node.bmc_driver} asks its controller",
+            next_step=f"have it switched: bmi node power {node.name} {state}",
+        )
+    node.bmc_options = {**node.bmc_options, SAID: state.value}
 
 
 def _refuse_taken(session: Session, node: Node) -> None:

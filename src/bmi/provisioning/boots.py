@@ -9,9 +9,11 @@ from bmi.api.nodes import Milestone
 from bmi.boot import service as boot
 from bmi.boot.models import Boot
 from bmi.boot.watch import wait_for
+from bmi.consoles import service as consoles
 from bmi.db import now
 from bmi.drivers.power import BootDevice
 from bmi.drivers.storage import Kind, Volume
+from bmi.errors import DeadlineExceeded
 from bmi.gateways.orders import at_gateway
 from bmi.images.readiness.keys import Identity, personalise
 from bmi.networks import service as networks
@@ -22,6 +24,7 @@ from bmi.provisioning.engine import Run
 from bmi.provisioning.image_check import appliance_of, telling
 
 LEFT_ALONE = "left alone: the site's inventory has given the node to somebody else, or to nobody"
+_LAST_WORDS = 160  # characters of what a node said last that go into a diagnosis
 
 
 def load(parts: Parts, id: UUID) -> Boot:
@@ -74,10 +77,14 @@ def power_on(parts: Parts, id: UUID) -> str:
     _keep(parts, record)
     power, bmc = bmc_of(parts, record.node_id)
     power.boot_from(bmc, BootDevice.NETWORK)
-    power.off(bmc)
+    # Who has been asked to switch it on, and did, is not asked to switch it off when this is tried again; that it
+    # was off is what the step before made sure of.
+    if not getattr(power, "by_hand", False):
+        power.off(bmc)
     with parts.db.write() as session:
         row = session.get_one(Boot, id)
         row.milestone, row.started_at = None, now()
+        consoles.begin(session, parts, row.node)
         if parts.settings.cleaning.image and parts.settings.cleaning.automatic and not row.cleaning:
             row.node.dirty = True
     power.on(bmc)
@@ -166,11 +173,26 @@ def detach(parts: Parts, id: UUID, nic: UUID) -> str:
 
 def watch(run: Run, id: UUID) -> str:
     """Follow a boot to the milestone that an operation asks for, within its deadline."""
-    return wait_for(
-        run.parts,
-        id,
-        Milestone(run.request["until"]),
-        run.request["deadline"],
-        tell=lambda what, fraction: run.progress("watch", what, fraction),
-        stop=run.stop_if_cancelled,
+    try:
+        return wait_for(
+            run.parts,
+            id,
+            Milestone(run.request["until"]),
+            run.request["deadline"],
+            tell=lambda what, fraction: run.progress("watch", what, fraction),
+            stop=run.stop_if_cancelled,
+        )
+    except DeadlineExceeded as error:
+        raise _with_console(run.parts, load(run.parts, id), error) from error
+
+
+def _with_console(parts: Parts, record: Boot, error: DeadlineExceeded) -> DeadlineExceeded:
+    """Add to a diagnosis what the node said last, and where the rest of it is."""
+    with parts.db.read() as session:
+        words = consoles.last_words(session, record.node_id, _LAST_WORDS)
+    if not words:
+        return error
+    return DeadlineExceeded(
+        f"{error.message}; the last words on its console: {words!r}",
+        next_step=f"{error.next_step}; read all of its console: bmi node console {record.node.name} --log",
     )

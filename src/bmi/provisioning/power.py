@@ -11,7 +11,9 @@ from bmi.api.nodes import Milestone, NodeState, PowerRequest
 from bmi.api.operations import Ending
 from bmi.boot import service as boot
 from bmi.boot.models import Boot
+from bmi.consoles import service as consoles
 from bmi.db import now
+from bmi.drivers.power import PowerState
 from bmi.errors import WrongState
 from bmi.nodes import leases
 from bmi.nodes.models import Node
@@ -72,6 +74,9 @@ def power(run: Run) -> None:
     def on() -> str:
         leases.refuse_lost(parts.db, parts.leases, node)
         power, bmc = bmc_of(parts, node)
+        if power.state(bmc) is PowerState.OFF:
+            with parts.db.write() as session:
+                consoles.begin(session, parts, session.get_one(Node, node))
         power.on(bmc)
         _note_power(parts, node)
         return "on, confirmed by the BMC"

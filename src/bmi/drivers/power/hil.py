@@ -14,8 +14,8 @@ from bmi.drivers import Site, parse_options
 from bmi.drivers.hil.client import Hil, HilSaysNo, Login
 from bmi.drivers.hil.options import ProjectsOptions
 from bmi.drivers.hil.words import in_our_words
-from bmi.drivers.power import Bmc, BootDevice, PowerState
-from bmi.errors import BmcRefused, BmcUnreachable, DeadlineExceeded
+from bmi.drivers.power import Bmc, BootDevice, Console, PowerState
+from bmi.errors import BmcRefused, BmcUnreachable, ConsoleUnavailable, DeadlineExceeded
 from bmi.wait import wait_until
 
 _DEVICES = {BootDevice.NETWORK: "pxe", BootDevice.DISK: "disk"}
@@ -73,6 +73,18 @@ class HilPower:
         """Return nothing: HIL knows no virtual drives."""
         self.state(bmc)  # one that does not answer, or refuses, is told of
         return []
+
+    def console(self, bmc: Bmc) -> Console:
+        """Refuse: OBMd hands out what it has recorded, and takes nothing that is typed.
+
+        Raises:
+            ConsoleUnavailable: Always.
+        """
+        self.state(bmc)
+        raise ConsoleUnavailable(
+            f"HIL gives BMI no console of node {bmc.address}",
+            next_step=f"read what OBMd has recorded: hil node console show {bmc.address}",
+        )
 
     def close(self) -> None:
         """Do nothing: each call has a connection of its own."""

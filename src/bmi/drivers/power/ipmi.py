@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import Field, PositiveFloat
 
 from bmi.drivers import Options, Site, parse_options
-from bmi.drivers.power import Bmc, BootDevice, PowerState
+from bmi.drivers.power import Bmc, BootDevice, Console, PowerState, sol
 from bmi.errors import BmcRefused, BmcUnreachable, CommandFailed, CommandTimedOut, DeadlineExceeded
 from bmi.run import run
 from bmi.wait import wait_until
@@ -95,6 +95,11 @@ class IpmiPower:
         self.state(bmc)  # one that does not answer, or refuses, is told of
         return []
 
+    def console(self, bmc: Bmc) -> Console:
+        """Open the node's serial line over LAN; a session that somebody else has is ended."""
+        options = self._options
+        return sol.activate(login(bmc, options.cipher_suite, answer=options.answer, tries=options.tries))
+
     def close(self) -> None:
         """Do nothing: each call logs in and out."""
 
@@ -124,23 +129,39 @@ class IpmiPower:
 
     def _call(self, bmc: Bmc, *words: str) -> str:
         """Let ipmitool ask for something; the password goes over its standard input, where nobody sees it."""
-        if len(bmc.password.encode()) > _PASSWORD:
-            raise BmcRefused(
-                f"BMC {bmc.address}: its password has more than the {_PASSWORD} bytes that IPMI knows",
-                next_step=f"give user {bmc.username} a shorter one there, and here",
-            )
-        host, _, port = bmc.address.partition(":")
         options = self._options
-        command = ["ipmitool", "-I", "lanplus", "-H", host, "-p", port or _PORT, "-U", bmc.username]
-        command += ["-f", "/dev/stdin", "-C", str(options.cipher_suite), "-v"]
-        command += ["-N", str(options.answer), "-R", str(options.tries), *words]
-        longest = 2 * options.answer * (options.tries + 1) + _MARGIN
+        place = login(bmc, options.cipher_suite, answer=options.answer, tries=options.tries)
+        command = [*place.command("/dev/stdin"), *words]
         try:
-            return run(command, input=bmc.password.encode(), timeout=longest)
+            return run(command, input=bmc.password.encode(), timeout=place.patience)
         except CommandTimedOut as error:
             raise _unreachable(bmc) from error
         except CommandFailed as error:
             raise _failed(bmc, error, words) from error
+
+
+def login(bmc: Bmc, cipher_suite: int, *, answer: int = 2, tries: int = 3) -> sol.Login:
+    """Return how ipmitool logs in to a controller.
+
+    Args:
+        bmc: The controller; its address is HOST or HOST:PORT.
+        cipher_suite: How log-in and traffic are protected.
+        answer: Seconds to wait for an answer before it is asked again.
+        tries: How often it is asked.
+
+    Raises:
+        BmcRefused: The password has more bytes than IPMI knows.
+    """
+    if len(bmc.password.encode()) > _PASSWORD:
+        raise BmcRefused(
+            f"BMC {bmc.address}: its password has more than the {_PASSWORD} bytes that IPMI knows",
+            next_step=f"give user {bmc.username} a shorter one there, and here",
+        )
+    host, _, port = bmc.address.partition(":")
+    options = ["-H", host, "-p", port or _PORT, "-U", bmc.username]
+    options += ["-C", str(cipher_suite), "-N", str(answer), "-R", str(tries)]
+    patience = 2 * answer * (tries + 1) + _MARGIN
+    return sol.Login(options, bmc.address, bmc.username, bmc.password, patience)
 
 
 def _failed(

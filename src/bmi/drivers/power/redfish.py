@@ -3,15 +3,27 @@
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
+from urllib.parse import urlsplit
 
 import sushy
 
 from bmi.drivers import Site, parse_options
-from bmi.drivers.power import Bmc, BootDevice, PowerState, redfish_media
+from bmi.drivers.power import (
+    Bmc,
+    BootDevice,
+    Console,
+    PowerState,
+    redfish_console,
+    redfish_media,
+    sol,
+    ssh_console,
+)
+from bmi.drivers.power.ipmi import login
 from bmi.drivers.power.redfish_connection import Connection, Lacking, RedfishOptions
-from bmi.drivers.power.redfish_quirks import boot_override, quirks_of
-from bmi.errors import BmcRefused, DeadlineExceeded
+from bmi.drivers.power.redfish_quirks import boot_mode, boot_override, order, quirks_of, wanted_mode
+from bmi.errors import BmcRefused, ConsoleUnavailable, DeadlineExceeded
 from bmi.wait import wait_until
 
 _POLL = 0.1  # seconds between two looks; controllers are small computers
@@ -62,15 +74,18 @@ class RedfishPower:
 
         It holds for every start if the controller can do that, else for the next one.
         """
-        connection, target = self._connection(bmc), _TARGETS[device]
+        connection, target, mode = self._connection(bmc), _TARGETS[device], wanted_mode(bmc)
         with connection.system() as system:
-            if boot_override(system) == (target, _ALWAYS):
+            if boot_override(system) == (target, _ALWAYS) and mode in (None, boot_mode(system)):
                 return
-            _choose(system, target)
+            _choose(system, target, mode)
         self._confirm(
             connection,
-            lambda system: boot_override(system) in [(target, _ALWAYS), (target, _ONCE)],
-            f"to boot from {target.value}",
+            lambda system: (
+                boot_override(system) in [(target, _ALWAYS), (target, _ONCE)]
+                and mode in (None, boot_mode(system))
+            ),
+            f"to boot from {target.value}" + (f" in mode {mode.value}" if mode else ""),
         )
 
     def boots_from(self, bmc: Bmc) -> BootDevice | None:
@@ -96,6 +111,33 @@ class RedfishPower:
         """Name the images in the virtual drives that the controller gives the node."""
         with self._connection(bmc).system() as system:
             return redfish_media.inserted(system)
+
+    def console(self, bmc: Bmc) -> Console:
+        """Open the node's serial line, over SSH or Serial over LAN, as the controller says where it is."""
+        with self._connection(bmc).system() as system:
+            offer = redfish_console.offered(system)
+        if offer is None:
+            raise ConsoleUnavailable(
+                f"BMC {bmc.address} offers no serial console over SSH or IPMI (SerialConsole)",
+                next_step="turn on its serial console over SSH, or do without: nothing else of BMI needs it",
+            )
+        host = urlsplit(bmc.address).hostname or ""
+        if offer.protocol == "IPMI":
+            place = replace(bmc, address=f"{host}:{offer.port}")
+            return sol.activate(login(place, self._options.ipmi_cipher_suite))
+        return ssh_console.connect(
+            ssh_console.Place(
+                name=bmc.address,
+                host=host,
+                port=offer.port,
+                username=bmc.username,
+                password=bmc.password,
+                host_key=bmc.options.get(ssh_console.HOST_KEY, ""),
+                verify=self._options.verify_host_keys,
+                timeout=self._options.connect_timeout,
+                command=offer.command,
+            )
+        )
 
     def close(self) -> None:
         """Log out from every controller."""
@@ -166,16 +208,28 @@ def _asked_to_switch(system: Any, wanted: PowerState) -> bool:
     return True
 
 
-def _choose(system: Any, target: Any) -> None:
-    """Set the boot target, for every start if the controller can do that, else for the next one."""
+def _choose(system: Any, target: Any, mode: Any) -> None:
+    """Set the boot target, for every start if the controller can do that, else for the next one.
+
+    Args:
+        system: The system.
+        target: What to boot from.
+        mode: In which mode; None leaves that alone.
+    """
     offered = system.get_allowed_system_boot_source_values()
     if target not in offered:
         raise Lacking(f"has no boot target {target.value}, only {_words(offered)}")
-    quirks = quirks_of(system)
+    quirks, found = quirks_of(system), boot_mode(system)
+    if mode is not None and found is None:
+        raise Lacking(f"tells of no boot mode, so that {mode.value} cannot be made sure of")
+    changed = mode if mode is not found else None
     for enabled in quirks.enabled:
         try:
-            system.set_system_boot_options(target, enabled=enabled, mode=quirks.mode)
-        except sushy.exceptions.BadRequestError:
+            order(system, target=target, enabled=enabled, mode=changed or quirks.mode)
+        except sushy.exceptions.BadRequestError as error:
+            if enabled == quirks.enabled[-1] and changed is not None:
+                words = f"starts in mode {found.value}, and refuses {changed.value}: {error.detail or error}"
+                raise Lacking(f"{words}; it may have to be set in the firmware's own set-up") from error
             if enabled == quirks.enabled[-1]:
                 raise
         else:
@@ -191,11 +245,11 @@ def _clear(system: Any) -> None:
     """End the boot override; a controller that cannot is told to boot from nothing in particular (DSP0268)."""
     mode = quirks_of(system).mode
     try:
-        system.set_system_boot_options(enabled=_NEVER, mode=mode)
+        order(system, enabled=_NEVER, mode=mode)
     except sushy.exceptions.BadRequestError:
         if _NOTHING not in system.get_allowed_system_boot_source_values():
             raise
-        system.set_system_boot_options(_NOTHING, mode=mode)
+        order(system, target=_NOTHING, mode=mode)
 
 
 def _words(values: Iterable[Any]) -> str:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import requests
 import sushy
-from pydantic import PositiveFloat
+from pydantic import Field, PositiveFloat
 from sushy.auth import SessionOrBasicAuth
 from sushy.connector import Connector
 
@@ -35,6 +35,10 @@ class RedfishOptions(Options):
     """Whether a controller must show a certificate that can be trusted."""
     ca_file: Path | None = None
     """Certificates to trust, PEM; those that Python brings along if None."""
+    verify_host_keys: bool = True
+    """Whether a console over SSH must show the host key that the node's BMC option `ssh_host_key` pins."""
+    ipmi_cipher_suite: int = Field(17, ge=0, le=17)
+    """How Serial over LAN is protected where a controller has only that: 17, or 3 for older ones."""
 
 
 class Lacking(Exception):

@@ -56,6 +56,13 @@ class Board:
     """How many the manager has."""
     needs_mode: bool = False
     """Forgets a boot target that comes without a boot mode."""
+    fixed_mode: bool = False
+    """Refuses to change the boot mode, as HPE's and Cisco's do."""
+    wants_etag: bool = False
+    """Changes only what comes with the ETag of the resource as it is."""
+    restless: int = 0
+    """So many times the resource changes between being read and being changed."""
+    version: int = 1
     pending: dict[str, Any] | None = None
     """Boot section of a settings resource, which takes the orders in place of the system."""
     refuses_repetition: bool = False
@@ -136,7 +143,10 @@ class Board:
             return 400
         if self.refuses_disabled and wanted.get("BootSourceOverrideEnabled") == "Disabled":
             return 400
-        if "BootSourceOverrideMode" in wanted and "BootSourceOverrideMode" not in self.boot:
+        mode = wanted.get("BootSourceOverrideMode")
+        if mode and "BootSourceOverrideMode" not in self.boot:
+            return 400
+        if mode and self.fixed_mode and mode != self.boot["BootSourceOverrideMode"]:
             return 400
         if self.ignores_boot or (self.needs_mode and "BootSourceOverrideMode" not in wanted):
             return 200
@@ -204,14 +214,24 @@ def serving(board: Board, certificate: Path | None = None) -> Iterator[Board]:
                 self._answer(board.breaks_with)
             elif self.command == "GET":
                 found = board.get(self.path)
-                self._answer(200 if found else 404, found)
+                tag = {"ETag": f'"{board.version}"'} if board.wants_etag else {}
+                self._answer(200 if found else 404, found, tag)
             elif self.command == "DELETE":
                 board.tokens.discard(self.path.rpartition("/")[2])
                 self._answer(204)
             else:
+                if self.command == "PATCH" and board.wants_etag and not self._is_current():
+                    self._answer(412 if "If-Match" in self.headers else 428)
+                    return
                 board.asked.append((self.command, self.path, body))
                 act = board.post if self.command == "POST" else board.patch
                 self._answer(act(self.path, body))
+
+        def _is_current(self) -> bool:
+            if board.restless:
+                board.restless -= 1
+                board.version += 1
+            return self.headers.get("If-Match") == f'"{board.version}"'
 
         def _log_in(self, body: Any) -> None:
             if not board.has_sessions:

@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -189,6 +190,68 @@ def test_a_boot_target_may_wait_in_a_settings_resource(serve: Serve, drive: Driv
     power.boot_from(bmc, BootDevice.NETWORK)
     assert len(board.changes(SETTINGS)) == 1
     assert power.state(bmc) is PowerState.OFF
+
+
+def test_a_controller_that_wants_etags_gets_them(serve: Serve, drive: Drive) -> None:
+    board = Board(wants_etag=True)
+    drive().boot_from(serve(board), BootDevice.NETWORK)
+    assert board.boot["BootSourceOverrideTarget"] == "Pxe"
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_resource_that_changed_meanwhile_is_read_anew(serve: Serve, drive: Drive, times: int) -> None:
+    board = Board(wants_etag=True, restless=times)
+    drive().boot_from(serve(board), BootDevice.NETWORK)
+    assert board.boot["BootSourceOverrideTarget"] == "Pxe"
+
+
+def test_a_resource_that_never_rests_is_given_up(serve: Serve, drive: Drive) -> None:
+    board = Board(wants_etag=True, restless=100)
+    with pytest.raises(BmcRefused, match="HTTP 428"):
+        drive().boot_from(serve(board), BootDevice.NETWORK)
+
+
+def with_mode(bmc: Bmc, mode: str) -> Bmc:
+    return replace(bmc, options={"boot_mode": mode})
+
+
+def test_a_boot_mode_is_chosen_and_read_back(serve: Serve, drive: Drive) -> None:
+    board = Board()
+    board.boot["BootSourceOverrideMode"] = "Legacy"
+    bmc, power = serve(board), drive()
+    power.boot_from(bmc, BootDevice.NETWORK)
+    assert board.boot["BootSourceOverrideMode"] == "Legacy"  # nobody asked for another
+    for _ in range(2):
+        power.boot_from(with_mode(bmc, "uefi"), BootDevice.NETWORK)
+        assert board.boot["BootSourceOverrideMode"] == "UEFI"
+    assert [("BootSourceOverrideMode" in body["Boot"]) for body in board.changes(SYSTEM)] == [False, True]
+    power.boot_from(with_mode(bmc, "legacy"), BootDevice.NETWORK)
+    assert board.boot["BootSourceOverrideMode"] == "Legacy"
+
+
+def test_a_boot_mode_that_cannot_be_changed_need_not_be(serve: Serve, drive: Drive) -> None:
+    board = Board(fixed_mode=True)
+    board.boot["BootSourceOverrideMode"] = "UEFI"
+    bmc, power = serve(board), drive()
+    power.boot_from(with_mode(bmc, "uefi"), BootDevice.NETWORK)
+    assert "BootSourceOverrideMode" not in board.changes(SYSTEM)[0]["Boot"]
+    with pytest.raises(BmcRefused, match="starts in mode UEFI, and refuses Legacy"):
+        power.boot_from(with_mode(bmc, "legacy"), BootDevice.NETWORK)
+
+
+def test_a_boot_mode_that_is_taken_and_ignored_is_found_out(serve: Serve, drive: Drive) -> None:
+    board = Board(ignores_boot=True)
+    board.boot["BootSourceOverrideMode"] = "Legacy"
+    with pytest.raises(BmcRefused, match="to boot from Pxe in mode UEFI"):
+        drive(timeout=SHORT).boot_from(with_mode(serve(board), "uefi"), BootDevice.NETWORK)
+
+
+def test_a_boot_mode_that_nobody_tells_of_cannot_be_chosen(serve: Serve, drive: Drive) -> None:
+    bmc = serve(Board())
+    with pytest.raises(BmcRefused, match="tells of no boot mode"):
+        drive().boot_from(with_mode(bmc, "uefi"), BootDevice.NETWORK)
+    with pytest.raises(BmcRefused, match="boot_mode is 'bios'"):
+        drive().boot_from(with_mode(bmc, "bios"), BootDevice.NETWORK)
 
 
 # --- which system ----------------------------------------------------------------------------------------
