@@ -8,6 +8,7 @@ from uuid import UUID
 from pydantic import Field, field_validator
 
 from bmi.api.common import Name, Request, Response
+from bmi.api.images import Visibility
 
 
 class NetworkCreate(Request):
@@ -37,4 +38,14 @@ class Network(Response):
     vlan: int
     subnet: IPv4Network
     gateway: IPv4Address
+    visibility: Visibility = "private"
+    """Whose nodes may be attached to it beside those of its own project."""
+    created_at: datetime
+
+
+class NetworkShare(Response):
+    """A project that a network is shared with."""
+
+    project: str
+    project_id: UUID
     created_at: datetime

@@ -6,6 +6,13 @@ An ISO 9660 file system labelled `cidata`, as cloud-init's data source NoCloud l
     bmi/hostname, bmi/authorized_keys,                   the same for images without cloud-init, which read it
     bmi/phone-home-url, bmi/instance-id                  with a few lines of shell
     bmi/cleaning                                         how local disks are to be wiped, if they are
+    bmi/network                                          the networks beside the one that it boots on, if there are
+
+Each line of `bmi/network` is one of:
+
+    boot MAC                    the card that the node boots over, first
+    card MAC ADDRESS/PREFIX     a card, and its address on the network that comes without a tag
+    vlan MAC ID ADDRESS/PREFIX  a VLAN that a card carries, and the address on it
 
 Source: https://cloudinit.readthedocs.io/en/latest/reference/datasources/nocloud.html
 """
@@ -14,10 +21,11 @@ import base64
 import binascii
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from email.mime.multipart import MIMEMultipart
 from email.mime.text import MIMEText
+from ipaddress import IPv4Interface
 from typing import Any
 
 import pycdlib
@@ -59,6 +67,17 @@ _KEY_TYPE = re.compile(
 
 
 @dataclass(frozen=True)
+class SeedNetwork:
+    """A network beside the one that a node boots on."""
+
+    mac: str
+    """Of the card that is on it."""
+    address: IPv4Interface
+    vlan: int | None = None
+    """Of its frames; None if they come without a tag."""
+
+
+@dataclass(frozen=True)
 class SeedContent:
     """What a node is told."""
 
@@ -72,6 +91,8 @@ class SeedContent:
     phone_home_url: str = field(repr=False)
     mac: str
     """Of the card that the node boots over, and that carries its disk."""
+    networks: tuple[SeedNetwork, ...] = ()
+    """Those beside the one that it boots on."""
     cleaning: str | None = None
     """How local disks are to be wiped, by an image that can; never if None."""
 
@@ -92,24 +113,59 @@ def build_seed(content: SeedContent) -> bytes:
     instance_id = _check_instance_id(content.instance_id)
     meta_data = {"instance-id": instance_id, "local-hostname": hostname, "public-keys": keys}
     phone_home = {"url": url, "post": "all", "tries": _PHONE_HOME_TRIES}
-    # The card carries the root file system: it must stay up until the very end (cloud-init issue 6915).
-    card = {"match": {"macaddress": mac}, "dhcp4": True, "critical": True}
-    network_config = {"version": 2, "ethernets": {"boot": card}}
+    # Networks come and go at a system that stays the same one, to cloud-init too.
+    updates = {"network": {"when": ["boot-new-instance", "boot"]}}
     return _iso(
         {
             "meta-data": _yaml(meta_data),
             "user-data": user_data,
-            "vendor-data": _vendor_data({"phone_home": phone_home}),
-            "network-config": _yaml(network_config),
+            "vendor-data": _vendor_data({"phone_home": phone_home, "updates": updates}),
+            "network-config": _yaml(_network_config(mac, content.networks)),
         },
         {
             "hostname": f"{hostname}\n".encode(),
             "authorized_keys": "".join(f"{key}\n" for key in keys).encode(),
             "phone-home-url": f"{url}\n".encode(),
             "instance-id": f"{instance_id}\n".encode(),
+            **({"network": _network_lines(mac, content.networks)} if content.networks else {}),
             **({"cleaning": f"{content.cleaning}\n".encode()} if content.cleaning else {}),
         },
     )
+
+
+def _network_config(mac: str, networks: Sequence[SeedNetwork]) -> dict[str, Any]:
+    """Return what cloud-init is told of the node's cards, as netplan has it (version 2).
+
+    A system must not wait for what it does not boot over: those cards are optional.
+    """
+    # The card carries the root file system: it must stay up until the very end (cloud-init issue 6915).
+    cards: dict[str, dict[str, Any]] = {mac: {"match": {"macaddress": mac}, "dhcp4": True, "critical": True}}
+    names = {mac: "boot"}
+    vlans: dict[str, dict[str, Any]] = {}
+    for network in networks:
+        card = check_mac(network.mac)
+        names.setdefault(card, f"card{len(names) + 1}")
+        cards.setdefault(card, {"match": {"macaddress": card}, "dhcp4": False, "optional": True})
+        address = str(network.address)
+        if network.vlan is None:
+            cards[card]["addresses"] = [address]
+        else:
+            vlan = {"id": network.vlan, "link": names[card], "addresses": [address], "optional": True}
+            vlans[f"vlan{network.vlan}"] = vlan
+    config = {"version": 2, "ethernets": {names[card]: settings for card, settings in cards.items()}}
+    return config | ({"vlans": vlans} if vlans else {})
+
+
+def _network_lines(mac: str, networks: Sequence[SeedNetwork]) -> bytes:
+    lines = [f"boot {mac}"]
+    for network in networks:
+        card = check_mac(network.mac)
+        lines.append(
+            f"card {card} {network.address}"
+            if network.vlan is None
+            else f"vlan {card} {network.vlan} {network.address}"
+        )
+    return "".join(f"{line}\n" for line in lines).encode()
 
 
 def _vendor_data(config: Mapping[str, Any]) -> bytes:

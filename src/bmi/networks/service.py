@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from ipaddress import IPv4Address
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from bmi.access.models import Project
 from bmi.api.networks import NetworkCreate
 from bmi.boot.models import Boot
 from bmi.drivers import Outcome
-from bmi.drivers.switch import ISOLATED, PortVlans, Switch
+from bmi.drivers.switch import PortVlans, Switch
 from bmi.errors import AlreadyExists, BadRequest, InUse, SettingsInvalid
 from bmi.networks.models import Attachment, Network
 from bmi.nodes.models import Nic
@@ -70,14 +70,15 @@ def switch_of(parts: Parts, name: str) -> Switch:
 
 
 def vlans_of(session: Session, nic: UUID) -> PortVlans:
-    """Return what a card's port should carry: nothing, unless a boot record attaches the card."""
-    network = session.scalar(
-        select(Network)
-        .join(Attachment, Attachment.network_id == Network.id)
-        .join(Boot, Boot.attachment_id == Attachment.id)
-        .where(Attachment.nic_id == nic, Boot.attached)
-    )
-    return PortVlans(native=network.vlan) if network else ISOLATED
+    """Return what a card's port should carry: the network that its node boots on over it, and those beside it."""
+    booted = select(Boot.attachment_id).where(Boot.attached)
+    rows = session.scalars(
+        select(Attachment).where(
+            Attachment.nic_id == nic, or_(Attachment.state == "ready", Attachment.id.in_(booted))
+        )
+    ).all()
+    native = next((row.network.vlan for row in rows if not row.tagged), None)
+    return PortVlans(native, frozenset(row.network.vlan for row in rows if row.tagged))
 
 
 def apply_port(parts: Parts, id: UUID) -> Outcome:

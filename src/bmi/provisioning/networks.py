@@ -3,19 +3,19 @@
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from bmi.access.policy import Action, Caller, authorize
-from bmi.access.service import find_owned, flush_new, owner
+from bmi.access.service import flush_new, owner
 from bmi.api.networks import NetworkCreate
 from bmi.api.operations import Ending
 from bmi.errors import GatewayUnavailable, InUse, NotAllowed
 from bmi.gateways import service as gateways
 from bmi.gateways.orders import at_gateway
 from bmi.ids import new_id
-from bmi.networks.models import Attachment, Network
+from bmi.networks.models import Network
 from bmi.networks.service import plan
+from bmi.networks.sharing import attached, own_network, who_uses
 from bmi.parts import Parts
 from bmi.provisioning.engine import Run, workflow
 from bmi.provisioning.models import Operation
@@ -77,13 +77,12 @@ def ask_delete(session: Session, caller: Caller, ref: str, project: str | None) 
         InUse: Nodes are attached to it, or another operation runs on it.
         NotFound: There is no such network for this caller.
     """
-    network = find_owned(session, caller, Network, ref, Action.NETWORK_WRITE, project=project)
-    attached = session.scalar(select(Attachment).where(Attachment.network_id == network.id).limit(1))
-    if attached:
-        name = attached.nic.node.name
+    network = own_network(session, caller, ref, project)
+    if there := attached(session, network):
         raise InUse(
-            f"node {name} is attached to network {network.name}",
-            next_step=f"give it back first: bmi node deprovision {name}",
+            f"attached to network {network.name}: {who_uses(network, there)}",
+            next_step="give them back first (bmi node deprovision NODE) if they boot on it, "
+            "or else detach them (bmi node detach NODE NETWORK)",
         )
     network.state = "removing"
     return ask_operation(
