@@ -58,7 +58,7 @@ class QuotaChange(Change):
 class ProjectUse(Response):
     """What a project owns."""
 
-    nodes: int = Field(description="Those that it boots, and those that are allocated to it")
+    nodes: int = Field(0, description="Those that it boots, and those that are allocated to it")
     images: int
     image_bytes: int
     disks: int

@@ -8,7 +8,7 @@ from bmi.nodes.models import Node
 
 MEANING = {
     NodeState.AVAILABLE: "Belongs to nobody, is off, on no network; anybody with the role may take it.",
-    NodeState.ALLOCATED: "Belongs to a project and boots nothing: off, on no network; only that project may boot it.",
+    NodeState.ALLOCATED: "Belongs to a project and boots nothing: off, on no network; nobody else may boot it.",
     NodeState.PROVISIONING: "An operation is making it boot a disk for a project.",
     NodeState.ACTIVE: "Boots its project's disk.",
     NodeState.DEPROVISIONING: "An operation is taking it back; it only goes forward.",
