@@ -1,5 +1,6 @@
 """Nodes on several networks and with several cards, on memory drivers: what is carried, told, and undone."""
 
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -56,11 +57,10 @@ class World:
         ]
 
     def seed(self, name: str = "big") -> str:
-        """Return what lies in the store, and what its target has of it."""
+        """Return the seed that lies in the store, as text that it is only in parts."""
         with self.parts.db.read() as session:
             row = session.query(Boot).filter(Boot.node.has(name=name)).one()
-        path = self.parts.storage.backing(Volume(Kind.SEED, row.id)).path
-        return open(path, "rb").read().decode("latin-1")
+        return Path(self.parts.storage.backing(Volume(Kind.SEED, row.id)).path).read_bytes().decode("latin-1")
 
     def attach(self, name: str = "big", **body: Any) -> Any:
         return self.api.post(f"/v1/nodes/{name}/attach", json={**TAGGED, **body})
