@@ -57,7 +57,7 @@ def beside(session: Session, node: UUID) -> Sequence[Attachment]:
 
 
 def boot_network(session: Session, caller: Caller, ref: str, project: str | None) -> Network:
-    """Find the network that a node is to boot on: one of the own project's.
+    """Find the network that a node is to boot on: one of the own project's, on which nobody else is.
 
     On a segment that several tenants are on, any of their nodes can take another one's address and answer its DHCP;
     so what carries a root file system is no such segment.
@@ -65,7 +65,7 @@ def boot_network(session: Session, caller: Caller, ref: str, project: str | None
     Raises:
         NotFound: There is no such network for this caller.
         NotAllowed: Another project only offers it.
-        WrongState: It is not ready.
+        WrongState: It is shared or public, or not ready.
     """
     network = find_owned(session, caller, Network, ref, Action.NETWORK_READ, project=project)
     home = owner(session, caller, Action.PROJECT_READ, project).id if project else caller.project
@@ -75,6 +75,12 @@ def boot_network(session: Session, caller: Caller, ref: str, project: str | None
             f"network {network.name} belongs to project {network.project.name}: "
             "nodes boot on networks of their own project only",
             next_step="boot on one of your own, and attach this one beside it: --tagged, or --nic NIC=NETWORK",
+        )
+    if network.visibility != "private":
+        raise WrongState(
+            f"network {network.name} is {network.visibility}: nodes boot where no other tenant's node is, "
+            "which could answer in the gateway's name",
+            next_step="boot on one that is private, and attach this one beside it: --tagged, or --nic NIC=NETWORK",
         )
     require_ready(network)
     return network

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 from bmi.access.models import Project
 from bmi.access.policy import Action, Caller, authorize
 from bmi.access.service import find_owned, other_project
+from bmi.boot.models import Boot
 from bmi.errors import BadRequest, InUse, NotAllowed, NotFound
 from bmi.networks.attachments import require_ready
 from bmi.networks.models import Attachment, Network, NetworkShare
@@ -58,6 +59,7 @@ def share(session: Session, caller: Caller, ref: str, project: str | None, other
     Raises:
         NotFound: There is no such network for this caller; or no such project, see `other_project`.
         BadRequest: It is that project's own.
+        InUse: A node boots on it.
         WrongState: It is half-made, or about to go.
     """
     network = own_network(session, caller, ref, project)
@@ -76,6 +78,7 @@ def share(session: Session, caller: Caller, ref: str, project: str | None, other
         row = NetworkShare(network_id=network.id, project_id=receiver.id)
         session.add(row)
     if network.visibility == "private":
+        _refuse_booted(session, network)
         network.visibility = "shared"
     session.flush()
     return row
@@ -115,11 +118,14 @@ def publish(session: Session, caller: Caller, ref: str, project: str | None) -> 
     Raises:
         NotFound: There is no such network for this caller.
         NotAllowed: The caller is no admin.
+        InUse: A node boots on it.
         WrongState: It is half-made, or about to go.
     """
     network = own_network(session, caller, ref, project)
     authorize(caller, Action.NETWORK_PUBLISH, network.project_id, thing=f"network {network.name}")
     require_ready(network)
+    if network.visibility == "private":
+        _refuse_booted(session, network)
     network.visibility = "public"
     session.flush()
     return network
@@ -166,6 +172,26 @@ def who_uses(network: Network, rows: Sequence[Attachment]) -> str:
     ]
     more = f" and {len(nodes) - _NAMED} more" if len(nodes) > _NAMED else ""
     return ", ".join(f"node {name}" for name in nodes[:_NAMED]) + more
+
+
+def _refuse_booted(session: Session, network: Network) -> None:
+    """Refuse to let others onto a network that nodes boot on, or are about to: they could answer for its gateway.
+
+    Raises:
+        InUse: A node does.
+    """
+    booted = set(session.scalars(select(Boot.attachment_id)))
+    # One that is about to move there with its disk has no boot record there yet.
+    rows = [
+        row
+        for row in attached(session, network)
+        if row.id in booted or (row.state == "creating" and not row.tagged)
+    ]
+    if rows:
+        raise InUse(
+            f"network {network.name} stays private while nodes boot on it: {who_uses(network, rows)}",
+            next_step="make another network to share, and attach nodes to it beside this one: bmi network create",
+        )
 
 
 def _refuse_used(network: Network, rows: Sequence[Attachment]) -> None:

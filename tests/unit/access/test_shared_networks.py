@@ -97,6 +97,19 @@ def test_nobody_boots_on_a_network_of_another_project(tenants: Tenants) -> None:
     assert tenants["blue-member"].post("/v1/nodes/n1/provision", json=body).status_code == 403
 
 
+def test_what_nodes_boot_on_is_private_and_stays_so(tenants: Tenants) -> None:
+    share(tenants)
+    refused = boot(tenants["red-member"], "red", "n1", network="storage")
+    assert refused.status_code == 409
+    assert "is shared" in refused.json()["detail"]
+    tenants.done(boot(tenants["red-member"], "red", "n1"))
+    for refused in (share(tenants, network="net"), tenants.admin.put("/v1/networks/red:net/public")):
+        assert refused.status_code == 409
+        assert "node n1" in refused.json()["detail"]
+    tenants.done(tenants["red-member"].post("/v1/nodes/n1/deprovision", json={}))
+    assert share(tenants, network="net").status_code == 200
+
+
 def test_sharing_does_not_end_while_a_node_is_there_and_says_whose(tenants: Tenants) -> None:
     share(tenants)
     tenants.done(boot(tenants["blue-member"], "blue", "n1", "red:storage"))

@@ -170,6 +170,7 @@ def test_an_admin_sets_limits_and_everybody_in_the_project_sees_them_with_the_us
         "disk_bytes": 1 << 50,
     }
     assert shown["use"] == {
+        "nodes": 0,
         "images": 2,
         "image_bytes": 2 * MIB,
         "disks": 1,
@@ -179,7 +180,7 @@ def test_an_admin_sets_limits_and_everybody_in_the_project_sees_them_with_the_us
     }
     listed = tenants["blue-viewer"].get("/v1/projects").json()["items"][0]
     assert (listed["quota"], listed["use"]) == (shown["quota"], None)
-    for wrong in ({"images": -1}, {"disks": 10**7}, {"disk_bytes": 1 << 63}, {"nodes": 1}):
+    for wrong in ({"images": -1}, {"disks": 10**7}, {"disk_bytes": 1 << 63}, {"cpus": 1}):
         assert tenants.admin.patch("/v1/projects/blue/quota", json=wrong).status_code == 422
     for token, status in (("blue-manager", 403), ("red-manager", 404)):
         assert tenants[token].patch("/v1/projects/blue/quota", json={"images": 9}).status_code == status
