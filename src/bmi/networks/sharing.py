@@ -132,14 +132,14 @@ def publish(session: Session, caller: Caller, ref: str, project: str | None) -> 
 
 
 def withdraw(session: Session, caller: Caller, ref: str, project: str | None) -> Network:
-    """Let only those attach nodes to a network that was public with whom it is shared.
+    """Let only those attach nodes to a network with whom it is shared; nobody else, where that is nobody any more.
 
     Raises:
         NotFound: There is no such network for this caller.
         InUse: A node of somebody else is on it.
     """
     network = own_network(session, caller, ref, project)
-    if network.visibility == "public":
+    if network.visibility != "private":
         query = select(NetworkShare.project_id).where(NetworkShare.network_id == network.id)
         left = set(session.scalars(query))
         users = [

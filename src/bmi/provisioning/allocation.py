@@ -26,11 +26,11 @@ def allocate(session: Session, caller: Caller, ref: str, project: str | None) ->
     """
     node = find_owned(session, caller, Node, ref, Action.NODE_USE, project=None)
     to = owner(session, caller, Action.NODE_USE, project)
-    if node.project_id == to.id:
+    if node.project_id == to.id and node.state is not NodeState.DEPROVISIONING:
         node.allocated = True
         session.flush()
         return node
-    if node.project is not None:
+    if node.project is not None and node.project_id != to.id:
         raise InUse(f"node {node.name} belongs to project {node.project.name}", next_step="take another node")
     if node.state is not NodeState.AVAILABLE:
         raise WrongState(f"node {node.name} is {node.state}", next_step="wait until it is available")

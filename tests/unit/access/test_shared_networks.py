@@ -148,6 +148,15 @@ def test_admins_publish_and_what_is_public_is_taken_back_when_nobody_is_there(te
     )
 
 
+def test_a_network_is_private_again_when_whom_it_was_shared_with_is_gone(tenants: Tenants) -> None:
+    tenants.site.project("green")
+    tenants.ids["green"] = tenants.admin.get("/v1/projects/green").json()["id"]
+    share(tenants, other="green")
+    assert tenants.admin.delete("/v1/projects/green").status_code == 204
+    assert tenants["red-viewer"].get("/v1/networks/storage/shares").json()["items"] == []
+    assert tenants["red-manager"].delete("/v1/networks/storage/public").json()["visibility"] == "private"
+
+
 def test_who_belongs_to_two_projects_brings_no_private_network_into_the_other(tenants: Tenants) -> None:
     tenants.admin.post("/v1/users", json={"name": "ann", "password": "long enough to be one"})
     for project in ("red", "blue"):
