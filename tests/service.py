@@ -103,13 +103,21 @@ class Site:
             session.add(Image(id=id, name=name, state="ready", origin="import", size=IMAGE_SIZE))
         return id
 
-    def node(self, name: str, number: int) -> dict[str, Any]:
+    def node(self, name: str, number: int, cards: int = 1) -> dict[str, Any]:
+        """Register a node, whose further cards are on ports beyond the tens: 11, 21 for number 1."""
         answer = self.api.post(
             "/v1/nodes",
             json={
                 "name": name,
                 "bmc": {"driver": "memory", "address": f"bmc-{name}", "username": "u", "password": "secret"},
-                "nics": [{"mac": f"52:54:00:00:00:{number:02x}", "switch": "sw1", "port": f"port{number}"}],
+                "nics": [
+                    {
+                        "mac": f"52:54:00:00:{card:02x}:{number:02x}",
+                        "switch": "sw1",
+                        "port": f"port{number + 10 * card}",
+                    }
+                    for card in range(cards)
+                ],
             },
         )
         assert answer.status_code == 201, answer.text

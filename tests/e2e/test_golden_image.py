@@ -1,5 +1,6 @@
 """Every kind of golden image boots over iSCSI, shuts down again, and becomes one node and no other."""
 
+from ipaddress import IPv4Interface
 from pathlib import Path
 
 import pytest
@@ -34,12 +35,15 @@ def _is_well(node: Node) -> None:
 )
 def test_an_image_boots_and_shuts_down(recipe: Recipe, firmware: Firmware, tmp_path: Path) -> None:
     with BootLab(tmp_path / "lab") as lab:
-        node = lab.power_on("web-1", golden(recipe), firmware=firmware)
+        beside = IPv4Interface("10.77.1.5/24")
+        node = lab.power_on("web-1", golden(recipe), firmware=firmware, vlans={105: beside})
         form = node.phone_home().form
         assert form["instance_id"] == node.instance_id
         assert form["hostname"] == node.ssh("hostname").strip() == "web-1"
         assert form["pub_key_ed25519"].startswith("ssh-ed25519 ")
         assert ("efi" in node.ssh("ls /sys/firmware").split()) == (firmware == "uefi")
+        assert f"inet {beside} " in node.ssh("ip -4 addr show vlan105")
+        assert "vlan protocol 802.1Q id 105 " in node.ssh("ip -d link show vlan105")
         _is_well(node)
         node.press_power_button()
         node.powers_off()

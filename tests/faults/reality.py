@@ -17,12 +17,14 @@ from bmi.drivers.storage import Kind, Volume
 from bmi.drivers.switch import ISOLATED, PortVlans
 from bmi.images.models import Disk, Image, Upload
 from bmi.legacy.models import LegacyVolume
-from bmi.networks.models import Network
+from bmi.networks.models import Attachment, Network, NetworkShare
 from bmi.nodes.models import Nic, Node
 from bmi.nodes.service import power_state
 from bmi.parts import Parts
 from bmi.provisioning.legacy import between
 from bmi.provisioning.models import Operation
+
+_OFF = (NodeState.AVAILABLE, NodeState.ALLOCATED)
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,15 @@ def broken_promises(parts: Parts) -> list[str]:
         ]
         booting = {row.node_id: row for row in session.scalars(select(Boot))}
         for node in session.scalars(select(Node)):
-            if node.state not in (NodeState.AVAILABLE, NodeState.ACTIVE, NodeState.FAILED):
+            at_rest = (NodeState.AVAILABLE, NodeState.ALLOCATED, NodeState.ACTIVE, NodeState.FAILED)
+            if node.state not in at_rest:
                 said.append(f"node {node.name} is {node.state}, and nothing runs")
             if node.state is NodeState.FAILED and "; " not in (node.problem or ""):
                 said.append(f"node {node.name} is failed, and does not say what to do: {node.problem}")
             if node.state is NodeState.AVAILABLE and (node.id in booting or node.project_id is not None):
                 said.append(f"node {node.name} is available, and belongs to somebody")
+            if node.state is NodeState.ALLOCATED and (node.id in booting or node.project_id is None):
+                said.append(f"node {node.name} is allocated, and boots something, or is nobody's")
             if node.state is NodeState.ACTIVE and node.id not in booting:
                 said.append(f"node {node.name} is active, and boots nothing")
     return said
@@ -164,15 +169,22 @@ def _networks(parts: Parts) -> Iterator[Difference]:
 
 
 def _ports(parts: Parts) -> Iterator[Difference]:
+    """Compare the ports with what boots over them and beside, and with whose they may be at all."""
     with parts.db.read() as session:
-        attached = {
-            row.attachment.nic_id: PortVlans(native=row.attachment.network.vlan)
-            for row in session.scalars(select(Boot))
-            if row.attached
-        }
+        booted = {row.attachment_id: row.attached for row in session.scalars(select(Boot))}
+        rows = list(session.scalars(select(Attachment)))
         nics = list(session.scalars(select(Nic)))
+        shared = {(row.network_id, row.project_id) for row in session.scalars(select(NetworkShare))}
+    for row in rows:
+        network, node = row.network, row.nic.node
+        strange = row.id not in booted and node.project_id not in (network.project_id, None)
+        if strange and network.visibility != "public" and (network.id, node.project_id) not in shared:
+            yield Difference("leaked", f"node {node.name} is on network {network.name}, which is not for it")
     for nic in nics:
-        wanted = attached.get(nic.id, ISOLATED)
+        there = [row for row in rows if row.nic_id == nic.id and booted.get(row.id, row.state == "ready")]
+        native = [row.network.vlan for row in there if not row.tagged]
+        tagged = frozenset(row.network.vlan for row in there if row.tagged)
+        wanted = PortVlans(native[0] if native else None, tagged)
         found = parts.switches[nic.switch].port(nic.port).vlans
         if found != wanted:
             kind: Literal["leaked", "missing"] = "missing" if found == ISOLATED else "leaked"
@@ -181,7 +193,7 @@ def _ports(parts: Parts) -> Iterator[Difference]:
 
 def _power(parts: Parts) -> Iterator[Difference]:
     with parts.db.read() as session:
-        free = [row for row in session.scalars(select(Node)) if row.state is NodeState.AVAILABLE]
+        free = [row for row in session.scalars(select(Node)) if row.state in _OFF]
     for node in free:
         if power_state(parts, node.id) is not PowerState.OFF:
-            yield Difference("leaked", f"power of node {node.name}, which is available")
+            yield Difference("leaked", f"power of node {node.name}, which is {node.state}")

@@ -96,6 +96,29 @@ def _with_network(house: House) -> None:
     house.done("POST", "/networks", {"name": "net2", "project": PROJECT})
 
 
+def _on_two_networks(house: House) -> None:
+    """A node that boots on one network, and is on another one beside it."""
+    _with_network(house)
+    house.ended(_provision(attachments=[{"network": "net2", "tagged": True}])(house))
+
+
+def _active_beside(house: House) -> None:
+    """A node that runs, and a network that it is not on."""
+    _with_network(house)
+    _active(house)
+
+
+def _allocated(house: House) -> None:
+    answer = house.api.post("/v1/nodes/n1/allocate", json={"project": PROJECT})
+    assert answer.status_code == 200, answer.text
+
+
+def _joined(house: House) -> None:
+    """A node whose seed is another one than when it was exported."""
+    _active_beside(house)
+    house.done("POST", "/nodes/n1/attach", _ATTACH)
+
+
 def _with_image(house: House) -> None:
     _with_disk(house)
     house.done("POST", f"/disks/d1/snapshot?project={PROJECT}", {"name": "shot"})
@@ -219,6 +242,7 @@ _ADOPT = {"name": "d2", "source": "old", "project": PROJECT}
 _EDIT = {"node": "n1", "network": NETWORK, "project": PROJECT, "until": "power"}
 _COMMIT = {"node": "n1", "name": "edited"}
 _UPDATE = _asking("PATCH", f"/networks/net2?project={PROJECT}", {"mtu": 9000, "router": None})
+_ATTACH = {"network": "net2", "tagged": True}
 _GONE = Fault.FAILS_FOR_GOOD
 
 SCENARIOS = (
@@ -243,6 +267,48 @@ SCENARIOS = (
         _provision(until="up", deadline=0.05),
         good="failed",
         points=_way_back,
+    ),
+    Scenario(
+        "node.provision",
+        "on two networks",
+        _provision(attachments=[_ATTACH]),
+        _with_network,
+        points=_steps("network"),
+    ),
+    Scenario("node.attach", "", _asking("POST", "/nodes/n1/attach", _ATTACH), _active_beside),
+    Scenario(
+        "node.attach",
+        "undone",
+        _asking("POST", "/nodes/n1/attach", _ATTACH),
+        _active_beside,
+        planted={("storage", "write_seed", 1): _GONE},
+        points=_undoing_calls,
+    ),
+    _retried(
+        "node.attach", _asking("POST", "/nodes/n1/attach", _ATTACH), ("switch", "configure"), _active_beside
+    ),
+    Scenario("node.detach", "", _asking("POST", "/nodes/n1/detach", {"network": "net2"}), _on_two_networks),
+    _retried(
+        "node.detach",
+        _asking("POST", "/nodes/n1/detach", {"network": "net2"}),
+        ("switch", "configure"),
+        _on_two_networks,
+    ),
+    Scenario("node.release", "", _asking("POST", "/nodes/n1/release"), _allocated),
+    _retried("node.release", _asking("POST", "/nodes/n1/release"), ("power", "off"), _allocated),
+    Scenario(
+        "node.deprovision",
+        "allocated, on two networks",
+        _asking("POST", "/nodes/n1/deprovision", {}),
+        lambda house: (_allocated(house), _on_two_networks(house))[-1],
+        points=_steps("network"),
+    ),
+    Scenario(
+        "node.power",
+        "with another seed",
+        _asking("POST", "/nodes/n1/power", {"action": "cycle"}),
+        _joined,
+        points=_steps("seed"),
     ),
     Scenario("node.deprovision", "", _asking("POST", "/nodes/n1/deprovision", {}), _active),
     Scenario(

@@ -11,9 +11,10 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import Literal
 from urllib.parse import parse_qs
@@ -21,7 +22,7 @@ from uuid import uuid4
 
 import psutil
 
-from bmi.boot.seed import SeedContent, build_seed
+from bmi.boot.seed import SeedContent, SeedNetwork, build_seed
 from bmi.errors import CommandFailed
 from bmi.images.debian import Recipe, build
 from bmi.run import run
@@ -195,6 +196,7 @@ class BootLab:
         key: Path | None = None,
         memory: int = 512,
         ready: Callable[[Path, str, str], object] | None = None,
+        vlans: Mapping[int, IPv4Interface] | None = None,
     ) -> Node:
         """Boot a new node from a copy of an image, or of the disk of a node that ran before.
 
@@ -205,6 +207,7 @@ class BootLab:
             key: SSH key that the seed lets in; the lab's own if None.
             memory: MiB.
             ready: Called before the node has power, with its disk, its instance id and where it phones home to.
+            vlans: Its address on each VLAN that the seed tells it of; nobody else is there.
         """
         folder = self.folder / f"{name}-{uuid4().hex[:6]}"
         folder.mkdir()
@@ -213,7 +216,8 @@ class BootLab:
         mac = f"52:54:00:{os.urandom(3).hex(':')}"
         public = (key or self.key).with_suffix(".pub").read_text()
         url = f"http://{HOST}:{self._http_port}/phone-home/{name}"
-        seed.write_bytes(build_seed(SeedContent(instance_id, name, (public,), None, url, mac)))
+        networks = tuple(SeedNetwork(mac, address, vlan) for vlan, address in (vlans or {}).items())
+        seed.write_bytes(build_seed(SeedContent(instance_id, name, (public,), None, url, mac, networks)))
         if ready is not None:
             ready(disk, instance_id, url)
         export = _Export(name, disk, seed)

@@ -25,8 +25,9 @@ class Project(Table):
 
     name: Mapped[str] = mapped_column(unique=True)
     created_at: Mapped[datetime] = mapped_column(default=now)
+    max_nodes: Mapped[int | None]
+    """How many nodes may be its at a time; any number if None, as in the next four."""
     max_images: Mapped[int | None]
-    """How many images it may own; any number if None, as in the next three."""
     max_disks: Mapped[int | None]
     max_image_bytes: Mapped[int | None] = mapped_column(BigInteger)
     max_disk_bytes: Mapped[int | None] = mapped_column(BigInteger)

@@ -33,6 +33,8 @@ class Action(StrEnum):
     CONSOLE_WRITE = "console.write"
     NETWORK_READ = "network.read"
     NETWORK_WRITE = "network.write"
+    NETWORK_SHARES = "network.shares"
+    NETWORK_PUBLISH = "network.publish"
     IMAGE_READ = "image.read"
     IMAGE_WRITE = "image.write"
     IMAGE_BUILD = "image.build"
@@ -66,6 +68,9 @@ LEAST_ROLE: dict[Action, Role] = {
     Action.CONSOLE_WRITE: Role.MEMBER,
     Action.NETWORK_READ: Role.VIEWER,
     Action.NETWORK_WRITE: Role.MANAGER,
+    Action.NETWORK_SHARES: Role.VIEWER,
+    # Every tenant's nodes meet there.
+    Action.NETWORK_PUBLISH: Role.ADMIN,
     Action.IMAGE_READ: Role.VIEWER,
     Action.IMAGE_WRITE: Role.MEMBER,
     Action.IMAGE_BUILD: Role.ADMIN,
@@ -93,8 +98,9 @@ READABLE_BY_ALL = {Action.IMAGE_READ, Action.IMAGE_EXPORT, Action.NODE_READ}
 USABLE_BY_ALL = {Action.NODE_USE}
 """What everybody with the role may take where it belongs to no project: free nodes."""
 
-OFFERED = {Action.IMAGE_READ}
-"""What a project may do with what another one offers to it. Who may read an image may also clone it."""
+OFFERED = {Action.IMAGE_READ, Action.NETWORK_READ}
+"""What a project may do with what another one offers to it. Who may read an image may also clone it; who may read a
+network may also attach his nodes to it."""
 
 
 _declared: ContextVar[AbstractSet[Action] | None] = ContextVar("declared", default=None)

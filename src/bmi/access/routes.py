@@ -115,6 +115,7 @@ def delete_token(service: TheService, who: Who, token: str) -> None:
 
 def _project(row: Project) -> wire.Project:
     quota = wire.Quota(
+        nodes=row.max_nodes,
         images=row.max_images,
         image_bytes=row.max_image_bytes,
         disks=row.max_disks,

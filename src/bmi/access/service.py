@@ -16,7 +16,7 @@ from bmi.access.secrets import digest, new_secret
 from bmi.api.access import Role
 from bmi.audit import trail
 from bmi.db import Db, Table
-from bmi.errors import AlreadyExists, BadRequest, InUse
+from bmi.errors import AlreadyExists, BadRequest, InUse, NotFound
 
 T = TypeVar("T", bound=Table)
 
@@ -76,6 +76,27 @@ def owner(session: Session, caller: Caller, action: Action, project: str | None)
         found = find(session, Project, project, thing="project", limit_to=None)
     # By the caller's own word: an id must not tell a stranger the project's name.
     authorize(caller, action, found.id, thing=f"project {project or found.name}")
+    return found
+
+
+def other_project(session: Session, caller: Caller, ref: str) -> Project:
+    """Find a project that something is to be shared with.
+
+    Only an admin may call it by its name: names can be guessed, and who the other tenants are is nobody's business.
+    A project's id is known to those whom its members told it.
+
+    Raises:
+        NotFound: There is none of that id; or the caller is no admin, and it is no id.
+    """
+    if id := as_id(ref):
+        found = session.get(Project, id)
+    else:
+        found = session.scalar(select(Project).where(Project.name == ref)) if caller.admin else None
+    if found is None:
+        raise NotFound(
+            f"there is no project {ref}",
+            next_step="name it by its id, which its members see in: bmi project show NAME",
+        )
     return found
 
 
@@ -221,7 +242,7 @@ def delete_project(session: Session, project: Project) -> None:
     except IntegrityError as error:
         raise InUse(
             f"project {name} still owns nodes, networks, disks or images",
-            next_step="deprovision its nodes and remove its disks, images and networks first; "
+            next_step="give its nodes back and remove its disks, images and networks first; "
             "what is in the trash too: bmi image delete IMAGE --now",
         ) from error
 

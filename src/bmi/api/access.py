@@ -38,6 +38,7 @@ class Quota(Response):
     Sizes are in bytes that a node sees. What is in the trash counts too.
     """
 
+    nodes: int | None = None
     images: int | None = None
     image_bytes: int | None = None
     disks: int | None = None
@@ -47,6 +48,7 @@ class Quota(Response):
 class QuotaChange(Change):
     """What a project may own from now on; null for as much as it likes. What is absent stays as it is."""
 
+    nodes: int | None = Field(None, ge=0, le=_COUNT)
     images: int | None = Field(None, ge=0, le=_COUNT)
     image_bytes: int | None = Field(None, ge=0, le=_BYTES)
     disks: int | None = Field(None, ge=0, le=_COUNT)
@@ -56,6 +58,7 @@ class QuotaChange(Change):
 class ProjectUse(Response):
     """What a project owns."""
 
+    nodes: int = Field(0, description="Those that it boots, and those that are allocated to it")
     images: int
     image_bytes: int
     disks: int

@@ -8,6 +8,7 @@ from uuid import UUID
 from pydantic import BeforeValidator, Field, field_validator
 
 from bmi.api.common import DOMAIN, DOMAIN_LENGTH, Change, Name, Request, Response
+from bmi.api.images import Visibility
 
 
 def _written_out(value: object) -> object:
@@ -89,4 +90,14 @@ class Network(Response):
     lease_seconds: int | None = None
     boot_url: str | None = None
     """Where nodes ask what to boot, if another server gives addresses."""
+    visibility: Visibility = "private"
+    """Whose nodes may be attached to it beside those of its own project."""
+    created_at: datetime
+
+
+class NetworkShare(Response):
+    """A project that a network is shared with."""
+
+    project: str
+    project_id: UUID
     created_at: datetime

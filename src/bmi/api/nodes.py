@@ -26,10 +26,22 @@ def _written_out(value: object) -> object:
 Mac = Annotated[str, BeforeValidator(_lower), StringConstraints(pattern=r"^([0-9a-f]{2}:){5}[0-9a-f]{2}$")]
 
 
+NicRef = Annotated[
+    str,
+    BeforeValidator(_lower),
+    StringConstraints(pattern=r"^([1-9][0-9]?|([0-9a-f]{2}:){5}[0-9a-f]{2})$", max_length=17),
+]
+"""A card of a node: its number in the order in which they were registered, from 1, or its MAC."""
+
+ATTACHMENTS = 64
+"""How many networks beside the one that it boots on a node can have at the most."""
+
+
 class NodeState(StrEnum):
     """Where a node is between two tenants."""
 
     AVAILABLE = "available"
+    ALLOCATED = "allocated"
     PROVISIONING = "provisioning"
     ACTIVE = "active"
     DEPROVISIONING = "deprovisioning"
@@ -71,16 +83,6 @@ class Nic(Request):
     port: str
 
 
-class NodeNic(Response):
-    """A network card, where its cable ends, and where it is."""
-
-    mac: str
-    switch: str
-    port: str
-    network: str | None = None
-    address: IPv4Address | None = None
-
-
 class BmcCreate(Request):
     """How to reach a node's management controller."""
 
@@ -105,7 +107,26 @@ class NodeCreate(Request):
     name: Name
     bmc: BmcCreate
     nics: list[Nic] = Field(min_length=1, max_length=16)
-    """The first one is the one it boots from."""
+    """The first one is the one it boots over, unless a provision names another one."""
+
+
+class Attachment(Response):
+    """A card of a node on a network."""
+
+    network: str
+    network_project: str
+    """Whose network it is."""
+    nic: int
+    """Number of the card, from 1."""
+    mac: str
+    tagged: bool
+    """Whether the network comes in frames with a VLAN tag; else it is what the card gets without one."""
+    vlan: int
+    address: IPv4Address
+    boot: bool
+    """Whether the node boots over it."""
+    ready: bool
+    """Whether the switch port should carry it now; else that is about to begin or to end."""
 
 
 class Node(Response):
@@ -115,13 +136,16 @@ class Node(Response):
     name: str
     state: NodeState
     project: str | None
+    allocated: bool = False
+    """Whether it stays its project's when it boots nothing."""
     bmc: Bmc | None
     """Shown to admins only."""
-    nics: list[NodeNic]
+    nics: list[Nic]
     disk: str | None
     image: str | None
     network: str | None
     address: IPv4Address | None
+    attachments: list[Attachment] = []
     portal: str | None = None
     """Where its disk is served to it: ADDRESS:PORT on its network."""
     gateway: str | None = None
@@ -173,6 +197,31 @@ class ImportedNode(Response):
     detail: str
 
 
+class Attach(Request):
+    """A network that a node is to be on, beside the one that it boots on."""
+
+    network: str
+    """Of the node's own project, shared with it, or public."""
+    nic: NicRef | None = None
+    """The card that it boots over if absent."""
+    tagged: bool = False
+    """Whether it comes in frames with a VLAN tag: a card has one network without, and any number with."""
+    address: Annotated[IPv4Address | None, BeforeValidator(_written_out)] = None
+    """The node's address there; a free one if absent. Needed where another server gives addresses."""
+
+
+class Detach(Request):
+    """A network that a node is to leave."""
+
+    network: str
+
+
+class Allocate(Request):
+    """Whose a free node is to be."""
+
+    project: str | None = None
+
+
 class Provision(Request):
     """What a node is to boot, and how."""
 
@@ -181,6 +230,11 @@ class Provision(Request):
     disk: str | None = None
     """Name or id of a disk that exists."""
     network: str
+    """The one to boot on, of the project's own."""
+    nic: NicRef | None = None
+    """The card to boot over; the first one if absent."""
+    attachments: list[Attach] = Field([], max_length=ATTACHMENTS)
+    """Networks beside the one that it boots on."""
     project: str | None = None
     address: Annotated[IPv4Address | None, BeforeValidator(_written_out)] = None
     """The node's address on the network; a free one if absent. Needed where another server gives addresses."""
@@ -206,6 +260,8 @@ class Reset(Request):
     """Its disk is kept, unless it is only half made."""
     assume_off: bool = False
     """Do not ask its management controller: somebody has made sure that the node is off. Admins only."""
+    release: bool = False
+    """Let it belong to nobody afterwards, also if it is allocated to a project."""
     assume_clean: bool = False
     """Do not have its local disks wiped: somebody has looked after them. Admins only."""
 

@@ -38,6 +38,8 @@ class Boot(Table):
     exported: Mapped[bool] = mapped_column(default=False)
     exported_by_id: Mapped[UUID | None] = mapped_column(ForeignKey("gateways.id"))
     """The gateway that served the disk last, and may still have it open; none if nobody ever has."""
+    stale: Mapped[bool] = mapped_column(default=False)
+    """Whether the seed is another one than when it was exported: a target goes on reading what it opened."""
     served: Mapped[bool] = mapped_column(default=False)
     """Whether DHCP and the boot script answer the node."""
     attached: Mapped[bool] = mapped_column(default=False)

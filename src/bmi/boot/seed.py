@@ -6,6 +6,13 @@ An ISO 9660 file system labelled `cidata`, as cloud-init's data source NoCloud l
     bmi/hostname, bmi/authorized_keys,                   the same for images without cloud-init, which read it
     bmi/phone-home-url, bmi/instance-id                  with a few lines of shell
     bmi/cleaning                                         how local disks are to be wiped, if they are
+    bmi/network                                          the networks beside the one that it boots on, if there are
+
+Each line of `bmi/network` is one of:
+
+    boot MAC                    the card that the node boots over, first
+    card MAC ADDRESS/PREFIX     a card, and its address on the network that comes without a tag
+    vlan MAC ID ADDRESS/PREFIX  a VLAN that a card carries, and the address on it
 
 The texts for cloud-init are in `templates/`.
 
@@ -16,7 +23,7 @@ import base64
 import binascii
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from email.mime.multipart import MIMEMultipart
 from email.mime.text import MIMEText
@@ -27,7 +34,7 @@ import pycdlib
 from bmi.boot.checks import check_hostname, check_mac, check_url
 from bmi.boot.iso_dates import fix_dates
 from bmi.boot.texts import OWN_TEXTS, Texts
-from bmi.boot.variables import ForgetKeys, MetaData, NetworkConfig, VendorData
+from bmi.boot.variables import Card, ForgetKeys, MetaData, NetworkConfig, VendorData, Vlan
 from bmi.errors import BadRequest
 
 _LABEL = "cidata"
@@ -61,6 +68,19 @@ class Wiring:
 
 
 @dataclass(frozen=True)
+class SeedNetwork:
+    """A network beside the one that a node boots on."""
+
+    mac: str
+    """Of the card that is on it."""
+    address: IPv4Interface
+    vlan: int | None = None
+    """Of its frames; None if they come without a tag."""
+    mtu: int | None = None
+    """Bytes of a packet; as the system has it if None."""
+
+
+@dataclass(frozen=True)
 class SeedContent:
     """What a node is told."""
 
@@ -75,6 +95,8 @@ class SeedContent:
     mac: str
     """Of the card that the node boots over, and that carries its disk."""
     wiring: Wiring = Wiring()
+    networks: tuple[SeedNetwork, ...] = ()
+    """Those beside the one that it boots on."""
     cleaning: str | None = None
     """How local disks are to be wiped, by an image that can; never if None."""
 
@@ -100,21 +122,60 @@ def build_seed(content: SeedContent, texts: Texts = OWN_TEXTS) -> bytes:
             "meta-data": texts.render(MetaData(instance_id, hostname, tuple(keys))).encode(),
             "user-data": user_data,
             "vendor-data": vendor_data,
-            "network-config": texts.render(_network(mac, content.wiring)).encode(),
+            "network-config": texts.render(_network_config(mac, content.wiring, content.networks)).encode(),
         },
         {
             "hostname": f"{hostname}\n".encode(),
             "authorized_keys": "".join(f"{key}\n" for key in keys).encode(),
             "phone-home-url": f"{url}\n".encode(),
             "instance-id": f"{instance_id}\n".encode(),
+            **({"network": _network_lines(mac, content.networks)} if content.networks else {}),
             **({"cleaning": f"{content.cleaning}\n".encode()} if content.cleaning else {}),
         },
     )
 
 
-def _network(mac: str, wiring: Wiring) -> NetworkConfig:
-    domain = None if wiring.domain is None else check_hostname(wiring.domain)
-    return NetworkConfig(mac, wiring.address, wiring.router, wiring.mtu, wiring.dns_servers, domain)
+def _network_config(mac: str, wiring: Wiring, networks: Sequence[SeedNetwork]) -> NetworkConfig:
+    """Return what cloud-init is told of the node's cards: the one that it boots over, and networks beside."""
+    names = {mac: "boot"}
+    untagged: dict[str, SeedNetwork] = {}
+    for network in networks:
+        card = check_mac(network.mac)
+        names.setdefault(card, f"card{len(names) + 1}")
+        if network.vlan is None:
+            untagged[card] = network
+    cards = tuple(
+        Card(name, card, *((found.address, found.mtu) if (found := untagged.get(card)) else (None, None)))
+        for card, name in names.items()
+        if card != mac
+    )
+    vlans = tuple(
+        Vlan(network.vlan, names[check_mac(network.mac)], network.address, network.mtu)
+        for network in networks
+        if network.vlan is not None
+    )
+    return NetworkConfig(
+        mac=mac,
+        address=wiring.address,
+        router=wiring.router,
+        mtu=wiring.mtu,
+        dns_servers=wiring.dns_servers,
+        domain=None if wiring.domain is None else check_hostname(wiring.domain),
+        cards=cards,
+        vlans=vlans,
+    )
+
+
+def _network_lines(mac: str, networks: Sequence[SeedNetwork]) -> bytes:
+    lines = [f"boot {mac}"]
+    for network in networks:
+        card = check_mac(network.mac)
+        lines.append(
+            f"card {card} {network.address}"
+            if network.vlan is None
+            else f"vlan {card} {network.vlan} {network.address}"
+        )
+    return "".join(f"{line}\n" for line in lines).encode()
 
 
 def _vendor_data(texts: Texts, config: VendorData) -> bytes:

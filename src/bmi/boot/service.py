@@ -17,7 +17,7 @@ from bmi.api.nodes import Milestone, NodeState
 from bmi.boot.dnsmasq import Addressing, BootHost, NodeName
 from bmi.boot.models import Boot
 from bmi.boot.script import BootTarget
-from bmi.boot.seed import SeedContent, build_seed
+from bmi.boot.seed import SeedContent, SeedNetwork, build_seed
 from bmi.db import now
 from bmi.drivers import Outcome
 from bmi.drivers.leg import Leg
@@ -26,6 +26,7 @@ from bmi.drivers.target import Export, Lun, Portal, Removal
 from bmi.errors import AddressTaken, GatewayUnavailable, NotFound, TargetError
 from bmi.events import record
 from bmi.gateways import service as gateways
+from bmi.networks import attachments
 from bmi.networks.addressing import addressing, names, wiring
 from bmi.networks.models import Attachment, Network
 from bmi.nodes.states import move
@@ -103,8 +104,14 @@ def boot_token(parts: Parts, boot: UUID) -> str:
     return parts.vault.derive(_TOKEN, str(boot))
 
 
-def seed_content(parts: Parts, boot: Boot) -> bytes:
-    """Return the content of a boot's seed volume."""
+def seed_content(parts: Parts, boot: Boot, beside: Sequence[Attachment]) -> bytes:
+    """Return the content of a boot's seed volume.
+
+    Args:
+        parts: The parts.
+        boot: The record.
+        beside: The attachments beside the one that the node boots over.
+    """
     return build_seed(
         SeedContent(
             instance_id=str(boot.id),
@@ -113,6 +120,15 @@ def seed_content(parts: Parts, boot: Boot) -> bytes:
             user_data=boot.user_data,
             phone_home_url=boot_url(parts, boot, "phone-home"),
             mac=boot.attachment.nic.mac,
+            networks=tuple(
+                SeedNetwork(
+                    mac=row.nic.mac,
+                    address=IPv4Interface((row.ip, row.network.range.prefixlen)),
+                    vlan=row.network.vlan if row.tagged else None,
+                    mtu=row.network.mtu,
+                )
+                for row in beside
+            ),
             cleaning=parts.settings.cleaning.method if boot.cleaning else None,
             wiring=wiring(
                 boot.attachment.network, parts.settings.networks, boot.attachment.ip, gateway_address(boot)
@@ -292,7 +308,8 @@ def write_seed(parts: Parts, id: UUID) -> Outcome:
     """Write a boot's seed volume."""
     with parts.db.read() as session:
         boot = session.get_one(Boot, id)
-    return parts.storage.write_seed(boot.id, seed_content(parts, boot))
+        told = [row for row in attachments.beside(session, boot.node_id) if row.state != "removing"]
+    return parts.storage.write_seed(boot.id, seed_content(parts, boot, told))
 
 
 def reached(session: Session, boot: Boot, milestone: Milestone, message: str, *, kind: str) -> None:

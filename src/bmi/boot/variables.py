@@ -148,6 +148,31 @@ class MetaData(Variables):
 
 
 @dataclass(frozen=True)
+class Card:
+    """A card beside the one that the node boots over."""
+
+    name: str
+    """As in "card2"."""
+    mac: str
+    address: IPv4Interface | None
+    """The card's address on its network without a tag; None if it has none."""
+    mtu: int | None
+    """Bytes of a packet."""
+
+
+@dataclass(frozen=True)
+class Vlan:
+    """A network that a card carries with a tag."""
+
+    id: int
+    card: str
+    """The name of the card; "boot" is the one that the node boots over."""
+    address: IPv4Interface
+    mtu: int | None
+    """Bytes of a packet."""
+
+
+@dataclass(frozen=True)
 class NetworkConfig(Variables):
     """cloud-init's network configuration, version 2."""
 
@@ -164,6 +189,9 @@ class NetworkConfig(Variables):
     dns_servers: tuple[IPv4Address, ...]
     domain: str | None
     """Where names without a dot are looked for."""
+    cards: tuple[Card, ...]
+    """The node's other cards that are on a network."""
+    vlans: tuple[Vlan, ...]
 
 
 @dataclass(frozen=True)
@@ -244,7 +272,7 @@ SAMPLES: tuple[Variables, ...] = (
     replace(_NETWORK, dhcp="proxy", script_url="http://10.64.1.254:8080/boot/script.ipxe"),
     replace(_NETWORK, dhcp="off", dns_servers=(IPv4Address("10.64.1.2"),)),
     MetaData("0", "n1.example.org", ("ssh-ed25519 AAAA me: #1",)),
-    NetworkConfig(_MAC, None, None, None, (), None),
+    NetworkConfig(_MAC, None, None, None, (), None, (), ()),
     NetworkConfig(
         _MAC,
         IPv4Interface("10.64.1.5/24"),
@@ -252,6 +280,14 @@ SAMPLES: tuple[Variables, ...] = (
         9000,
         (IPv4Address("10.64.1.2"),),
         "blue.bmi.internal",
+        (
+            Card("card2", _MAC, IPv4Interface("10.64.2.5/24"), 9000),
+            Card("card3", _MAC, None, None),
+        ),
+        (
+            Vlan(102, "boot", IPv4Interface("10.64.3.5/24"), 1500),
+            Vlan(103, "card3", IPv4Interface("10.64.4.5/24"), None),
+        ),
     ),
     VendorData(phone_home_url=_URL, phone_home_tries=10),
     ForgetKeys(),

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bmi.api.networks import NetworkCreate, NetworkUpdate
+from bmi.api.networks import Network, NetworkCreate, NetworkUpdate
 from bmi.cli import apps, complete, options, output
 from bmi.cli.progress import finish
 from bmi.cli.session import connect
@@ -46,6 +46,9 @@ class Unset(StrEnum):
 
 
 Name = Annotated[str, typer.Argument(help="Name or id.", metavar="NETWORK", autocompletion=complete.networks)]
+Other = Annotated[
+    str, typer.Argument(metavar="PROJECT", help="The other project's id; admins may use its name.")
+]
 
 Dhcp = Annotated[
     DhcpMode | None,
@@ -168,9 +171,17 @@ def list_(project: options.ProjectName = None, json: options.Json = False) -> No
         output.as_json(found)
         return
     output.table(
-        ("NAME", "STATE", "VLAN", "SUBNET", "PROJECT", "CREATED"),
+        ("NAME", "STATE", "VLAN", "SUBNET", "PROJECT", "FOR", "CREATED"),
         [
-            (network.name, network.state, network.vlan, network.subnet, network.project, network.created_at)
+            (
+                network.name,
+                network.state,
+                network.vlan,
+                network.subnet,
+                network.project,
+                network.visibility,
+                network.created_at,
+            )
             for network in found
         ],
         empty="there are no networks; make one with `bmi network create NAME`",
@@ -203,10 +214,71 @@ def show(network: Name, project: options.ProjectName = None, json: options.Json 
             ("mtu", found.mtu),
             ("lease", f"{found.lease_seconds} s" if found.lease_seconds else None),
             ("boot script", found.boot_url),
+            ("for", found.visibility),
             ("id", found.id),
             ("created", found.created_at),
         )
     )
+
+
+@app.command()
+def share(
+    network: Name, other: Other, project: options.ProjectName = None, json: options.Json = False
+) -> None:
+    """Let another project attach its nodes to a network, beside those that they boot on.
+
+    \b
+    Example:
+      bmi network share storage 0192f3d4-7a31-7c55-8f2e-4b1d6a90c3e7
+    """
+    with connect(project) as bmi:
+        made = bmi.networks.share(network, other)
+    if json:
+        output.as_json(made)
+    else:
+        output.line(f"network {network} is shared with project {made.project}")
+
+
+@app.command()
+def unshare(network: Name, other: Other, project: options.ProjectName = None) -> None:
+    """Let a project attach no more nodes to a network. Refused while one of its nodes is on it."""
+    with connect(project) as bmi:
+        bmi.networks.unshare(network, other)
+    output.line(f"network {network} is not shared with {other} any more")
+
+
+@app.command()
+def shares(network: Name, project: options.ProjectName = None, json: options.Json = False) -> None:
+    """List the projects that a network is shared with."""
+    with connect(project) as bmi:
+        found = bmi.networks.shares(network)
+    if json:
+        output.as_json(found)
+        return
+    output.table(
+        ("PROJECT", "ID", "SINCE"),
+        [(share.project, share.project_id, share.created_at) for share in found],
+        empty=f"network {network} is shared with no project; share it with `bmi network share {network} PROJECT`",
+    )
+
+
+@app.command()
+def publish(network: Name, project: options.ProjectName = None, json: options.Json = False) -> None:
+    """Let every project attach its nodes to a network; for admins.
+
+    \b
+    Example:
+      bmi network publish storage --project site
+    """
+    with connect(project) as bmi:
+        _tell(bmi.networks.publish(network), json=json)
+
+
+@app.command()
+def withdraw(network: Name, project: options.ProjectName = None, json: options.Json = False) -> None:
+    """Make a public network private again, or shared with whom it is. Refused while another's node is on it."""
+    with connect(project) as bmi:
+        _tell(bmi.networks.withdraw(network), json=json)
 
 
 @app.command()
@@ -250,3 +322,10 @@ def _range(text: str) -> dict[str, str]:
     if not dash:
         raise typer.BadParameter(f"{text!r} is no range: write it as 10.7.0.100-10.7.0.199")
     return {"first": options.address(first.strip()), "last": options.address(last.strip())}
+
+
+def _tell(network: Network, *, json: bool) -> None:
+    if json:
+        output.as_json(network)
+    else:
+        output.line(f"network {network.name} of project {network.project} is {network.visibility}")

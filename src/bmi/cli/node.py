@@ -3,18 +3,22 @@
 import os
 from ipaddress import IPv4Address
 from pathlib import Path
+from re import ASCII, fullmatch
 from typing import Annotated, Literal
 
 import typer
 
 from bmi.api.nodes import (
+    Attach,
+    Attachment,
     BmcCreate,
     Deprovision,
+    Detach,
     Difference,
     Milestone,
     Nic,
+    Node,
     NodeCreate,
-    NodeNic,
     NodeState,
     PowerRequest,
     PowerSaid,
@@ -31,6 +35,22 @@ app = apps.noun("Physical servers.")
 app.command()(console)
 
 Name = Annotated[str, typer.Argument(help="Name or id.", metavar="NODE", autocompletion=complete.nodes)]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Its address; needed where another server gives addresses.",
+        show_default="a free one",
+    ),
+]
+Network = Annotated[
+    str,
+    typer.Argument(
+        help="Name or id; PROJECT:NAME of another project's.",
+        metavar="NETWORK",
+        autocompletion=complete.networks,
+    ),
+]
 
 
 @app.command()
@@ -181,15 +201,22 @@ def show(node: Name, json: options.Json = False) -> None:
             ("state", found.state),
             ("problem", found.problem),
             ("lease", found.lease),
-            ("project", found.project),
+            ("project", found.project and found.project + (", allocated" if found.allocated else "")),
             ("image", found.image),
             ("disk", found.disk),
             ("network", found.network),
             ("address", found.address),
+            ("networks", "\n".join(_attachment(found, there) for there in found.attachments) or None),
             ("disk from", found.portal and f"{found.portal}, gateway {found.gateway}"),
             ("operation", found.operation),
-            ("nics", "\n".join(map(_plugged, found.nics))),
             ("console", f"recorded: bmi node console {found.name} --log" if found.console else None),
+            (
+                "nics",
+                "\n".join(
+                    f"{number}: {nic.mac} at {nic.switch}:{nic.port}"
+                    for number, nic in enumerate(found.nics, 1)
+                ),
+            ),
             (
                 "bmc",
                 found.bmc
@@ -226,14 +253,7 @@ def provision(
             metavar="DISK", help="Disk that exists, instead of an image.", autocompletion=complete.disks
         ),
     ] = None,
-    address: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDRESS",
-            help="Its address; needed where another server gives addresses.",
-            show_default="a free one",
-        ),
-    ] = None,
+    address: Address = None,
     hostname: Annotated[
         str | None, typer.Option(metavar="HOSTNAME", help="Its host name.", show_default="the node's name")
     ] = None,
@@ -246,6 +266,22 @@ def provision(
     ] = None,
     until: options.Until = Milestone.UP,
     deadline: options.Deadline = "30m",
+    nic: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NIC[=NETWORK]",
+            help="The card to boot over, by number or MAC; or a card, and a network to attach it to; repeat it.",
+            show_default="the first card",
+        ),
+    ] = None,
+    tagged: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NIC=]NETWORK",
+            help="A network to attach with a VLAN tag, to the card that it boots over or another one; repeat it.",
+            autocompletion=complete.networks,
+        ),
+    ] = None,
     project: options.ProjectName = None,
     wait: options.Wait = True,
     json: options.Json = False,
@@ -253,12 +289,16 @@ def provision(
     """Boot a node from a clone of an image, or from a disk.
 
     \b
-    Example:
+    Examples:
       bmi node provision n1 --image debian --network lan --ssh-key ~/.ssh/id_ed25519.pub
+      bmi node provision n1 --image debian --network lan --tagged storage --nic 2=data
     """
     if (image is None) == (disk is None):
         raise typer.BadParameter("give either --image or --disk", param_hint="--image")
+    boot_nic, attachments = _attachments(nic or [], tagged or [])
     request = Provision(
+        nic=boot_nic,
+        attachments=attachments,
         image=image,
         disk=disk,
         network=network,
@@ -280,10 +320,81 @@ def deprovision(
     wait: options.Wait = True,
     json: options.Json = False,
 ) -> None:
-    """Give a node back, clean. Its disk goes too, unless it is kept."""
+    """Take what a node boots away; one that is not allocated is free then. Its disk goes too, unless it is kept."""
     with connect() as bmi:
         started = bmi.nodes.deprovision(node, Deprovision(keep_disk=keep_disk))
         finish(bmi, started, wait=wait, json=json)
+
+
+@app.command()
+def allocate(node: Name, project: options.ProjectName = None, json: options.Json = False) -> None:
+    """Let a free node belong to a project, without booting it. Only that project may boot it then.
+
+    \b
+    Example:
+      bmi node allocate n1 --project blue
+    """
+    with connect(project) as bmi:
+        found = bmi.nodes.allocate(node)
+    if json:
+        output.as_json(found)
+    else:
+        output.line(f"node {found.name} belongs to project {found.project}")
+
+
+@app.command()
+def release(node: Name, wait: options.Wait = True, json: options.Json = False) -> None:
+    """Give a node back that was allocated, clean: off, on no network, its BMC's boot settings reset.
+
+    \b
+    Example:
+      bmi node release n1
+    """
+    with connect() as bmi:
+        finish(bmi, bmi.nodes.release(node), wait=wait, json=json)
+
+
+@app.command()
+def attach(
+    node: Name,
+    network: Network,
+    tagged: Annotated[bool, typer.Option("--tagged", help="With a VLAN tag.")] = False,
+    nic: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NIC", help="The card, by number or MAC.", show_default="the one that it boots over"
+        ),
+    ] = None,
+    address: Address = None,
+    wait: options.Wait = True,
+    json: options.Json = False,
+) -> None:
+    """Put a node that runs on a network beside the one that it boots on.
+
+    \b
+    Example:
+      bmi node attach n1 storage --tagged
+    """
+    with connect() as bmi:
+        request = Attach(
+            network=network,
+            nic=None if nic is None else _card(nic),
+            tagged=tagged,
+            address=None if address is None else IPv4Address(options.address(address)),
+        )
+        finish(bmi, bmi.nodes.attach(node, request), wait=wait, json=json)
+
+
+@app.command()
+def detach(node: Name, network: Network, wait: options.Wait = True, json: options.Json = False) -> None:
+    """Take a node off a network that it does not boot on.
+
+    \b
+    Example:
+      bmi node detach n1 storage
+    """
+    with connect() as bmi:
+        finish(bmi, bmi.nodes.detach(node, Detach(network=network)), wait=wait, json=json)
 
 
 @app.command()
@@ -304,6 +415,9 @@ def reset(
             "--assume-clean", help="Do not have its local disks wiped: you looked after them. Admins only."
         ),
     ] = False,
+    release: Annotated[
+        bool, typer.Option("--release", help="Give it back, also if it is allocated to a project.")
+    ] = False,
     wait: options.Wait = True,
     json: options.Json = False,
 ) -> None:
@@ -314,7 +428,9 @@ def reset(
       bmi node reset n1 --assume-off
     """
     with connect() as bmi:
-        request = Reset(remove_disk=remove_disk, assume_off=assume_off, assume_clean=assume_clean)
+        request = Reset(
+            remove_disk=remove_disk, assume_off=assume_off, assume_clean=assume_clean, release=release
+        )
         finish(bmi, bmi.nodes.reset(node, request), wait=wait, json=json)
 
 
@@ -381,12 +497,50 @@ def events(
             timeline.print_all(bmi.nodes.events(node), last=last, json=json)
 
 
+def _attachment(node: Node, there: Attachment) -> str:
+    """Return a line about a network that a node is on."""
+    whose = "" if there.network_project == node.project else f"{there.network_project}:"
+    how = "tagged" if there.tagged else "untagged"
+    more = ", boots over it" if there.boot else ""
+    return (
+        f"{whose}{there.network}: {there.address}, VLAN {there.vlan} {how} on card {there.nic}{more}"
+        f"{'' if there.ready else ', about to change'}"
+    )
+
+
 def _nic(text: str) -> Nic:
     mac, equals, end = text.partition("=")
     switch, colon, port = end.partition(":")
     if not (equals and colon and switch and port):
         raise typer.BadParameter(f"{text!r} is not MAC=SWITCH:PORT", param_hint="--nic")
     return Nic(mac=mac.strip().lower().replace("-", ":"), switch=switch, port=port)
+
+
+def _card(text: str) -> str:
+    """Return the number or the MAC of a card."""
+    found = text.strip().lower().replace("-", ":")
+    if not fullmatch(r"[1-9][0-9]?|([0-9a-f]{2}:){5}[0-9a-f]{2}", found, ASCII):
+        raise typer.BadParameter(f"{text!r} is neither the number of a card nor a MAC", param_hint="--nic")
+    return found
+
+
+def _attachments(nics: list[str], tagged: list[str]) -> tuple[str | None, list[Attach]]:
+    """Return the card to boot over, if one is named, and the networks beside the one to boot on."""
+    boot, found = None, []
+    for text in nics:
+        card, equals, network = text.partition("=")
+        if equals:
+            found.append(Attach(network=network, nic=_card(card)))
+        elif boot is None:
+            boot = _card(card)
+        else:
+            raise typer.BadParameter(
+                "a node boots over one card; name the network of another one: NIC=NETWORK", param_hint="--nic"
+            )
+    for text in tagged:
+        card, equals, network = text.rpartition("=")
+        found.append(Attach(network=network, nic=_card(card) if equals else None, tagged=True))
+    return boot, found
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -405,9 +559,3 @@ def public_keys(file: str) -> list[str]:
     if not keys:
         raise typer.BadParameter(f"{file} has no public key", param_hint="--ssh-key")
     return keys
-
-
-def _plugged(nic: NodeNic) -> str:
-    """Say where a card's cable ends, and which address the card has."""
-    where = f"{nic.mac} at {nic.switch}:{nic.port}"
-    return f"{where}, {nic.address} on {nic.network}" if nic.address else where

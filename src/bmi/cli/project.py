@@ -63,6 +63,7 @@ def show(project: Name, json: options.Json = False) -> None:
 @app.command()
 def quota(
     project: Name,
+    nodes: Annotated[str | None, typer.Option(metavar="NUMBER", help="How many nodes at a time.")] = None,
     images: Annotated[str | None, typer.Option(metavar="NUMBER", help="How many images.")] = None,
     disks: Annotated[str | None, typer.Option(metavar="NUMBER", help="How many disks.")] = None,
     image_bytes: Annotated[
@@ -79,9 +80,15 @@ def quota(
 
     \b
     Example:
-      bmi project quota blue --images 20 --disks 50 --image-bytes 500G --disk-bytes 2T
+      bmi project quota blue --nodes 8 --images 20 --disks 50 --image-bytes 500G --disk-bytes 2T
     """
-    given = {"images": images, "disks": disks, "image_bytes": image_bytes, "disk_bytes": disk_bytes}
+    given = {
+        "nodes": nodes,
+        "images": images,
+        "disks": disks,
+        "image_bytes": image_bytes,
+        "disk_bytes": disk_bytes,
+    }
     wanted = {name: _limit(name, text) for name, text in given.items() if text is not None}
     with connect() as bmi:
         if wanted:
@@ -150,7 +157,7 @@ def _quota(found: Project) -> Iterator[tuple[str, str]]:
     """Return what a project owns of what it may own."""
     if (use := found.use) is None:
         return
-    for name in ("images", "image_bytes", "disks", "disk_bytes"):
+    for name in ("nodes", "images", "image_bytes", "disks", "disk_bytes"):
         shown = output.size if name.endswith("bytes") else str
         limit, owned = getattr(found.quota, name), shown(getattr(use, name))
         trashed = getattr(use, f"trashed_{name}", 0)

@@ -5,7 +5,10 @@ from uuid import UUID
 
 from bmi.api.common import Page
 from bmi.api.nodes import (
+    Allocate,
+    Attach,
     Deprovision,
+    Detach,
     ImportedNode,
     Node,
     NodeCreate,
@@ -82,6 +85,23 @@ class Nodes:
         """Start giving a node back, clean."""
         body = request or Deprovision()
         return self._transport.call("POST", ["nodes", node, "deprovision"], Operation, body=body)
+
+    def allocate(self, node: str | UUID, request: Allocate | None = None) -> Node:
+        """Let a free node belong to a project, without booting it."""
+        body = self._transport.in_project(request or Allocate())
+        return self._transport.call("POST", ["nodes", node, "allocate"], Node, body=body)
+
+    def release(self, node: str | UUID) -> Operation:
+        """Start giving a node back that was allocated, clean."""
+        return self._transport.call("POST", ["nodes", node, "release"], Operation)
+
+    def attach(self, node: str | UUID, request: Attach) -> Operation:
+        """Start putting a node that runs on a network beside the one that it boots on."""
+        return self._transport.call("POST", ["nodes", node, "attach"], Operation, body=request)
+
+    def detach(self, node: str | UUID, request: Detach) -> Operation:
+        """Start taking a node off a network that it does not boot on."""
+        return self._transport.call("POST", ["nodes", node, "detach"], Operation, body=request)
 
     def reset(self, node: str | UUID, request: Reset | None = None) -> Operation:
         """Start making a node available, whatever its record says; its disk is kept unless asked otherwise."""

@@ -82,8 +82,8 @@ def _node(parts: Parts, node: Node, sheet: Sheet) -> None:
         now = session.get(Node, node.id)
         if now is None or node.id in claims(session) or now.state is not node.state:
             return  # it changed meanwhile
-    if state is PowerState.ON and node.state is NodeState.AVAILABLE:
-        message = "is on, and belongs to nobody"
+    if state is PowerState.ON and node.state in (NodeState.AVAILABLE, NodeState.ALLOCATED):
+        message = "is on, and boots nothing" if node.project else "is on, and belongs to nobody"
         sheet.note(Code.NODE_ON_WHILE_FREE, thing, message, next_step=_switch(node, "off"))
     elif state is PowerState.OFF and node.state is NodeState.ACTIVE:
         message = f"is off, and boots for project {node.project.name if node.project else '-'}"

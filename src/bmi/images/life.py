@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from bmi.access.models import Project
 from bmi.access.policy import Action, Caller, authorize
-from bmi.access.service import as_id, find_owned, owner
+from bmi.access.service import find_owned, other_project, owner
 from bmi.api import image_life as wire
 from bmi.errors import AlreadyExists, BadRequest, NotAllowed, NotFound, WrongState
 from bmi.images.models import Image, ImageShare
@@ -139,12 +139,12 @@ def share(session: Session, caller: Caller, ref: str, project: str | None, other
     """Let another project use an image; one that was private is `shared` then.
 
     Raises:
-        NotFound: There is no such image for this caller; or no such project, see `_other`.
+        NotFound: There is no such image for this caller; or no such project, see `other_project`.
         BadRequest: It is that project's own, or everybody's.
     """
     image = own_image(session, caller, ref, project)
     require_ready(image)
-    receiver = _other(session, caller, other)
+    receiver = other_project(session, caller, other)
     if image.project_id is None:
         raise _everybodys(image)
     if receiver.id == image.project_id:
@@ -275,27 +275,6 @@ def _show_to(session: Session, caller: Caller, image: Image, request: wire.Image
         image.visibility = request.visibility
     if image.visibility == "private":
         session.execute(delete(ImageShare).where(ImageShare.image_id == image.id))
-
-
-def _other(session: Session, caller: Caller, ref: str) -> Project:
-    """Find a project that an image is to be shared with.
-
-    Only an admin may call it by its name: names can be guessed, and who the other tenants are is nobody's business.
-    A project's id is known to those whom its members told it.
-
-    Raises:
-        NotFound: There is none of that id; or the caller is no admin, and it is no id.
-    """
-    if id := as_id(ref):
-        found = session.get(Project, id)
-    else:
-        found = session.scalar(select(Project).where(Project.name == ref)) if caller.admin else None
-    if found is None:
-        raise NotFound(
-            f"there is no project {ref}",
-            next_step="name it by its id, which its members see in: bmi project show NAME",
-        )
-    return found
 
 
 def _everybodys(image: Image) -> BadRequest:

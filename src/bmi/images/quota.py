@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from bmi.access.models import Project
 from bmi.errors import QuotaExceeded
 from bmi.images.models import Disk, Image
+from bmi.nodes.models import Node
 
 _MIB = 1 << 20
 
@@ -22,6 +23,8 @@ _MIB = 1 << 20
 class Use:
     """What a project owns."""
 
+    nodes: int
+    """Those that it boots, and those that are allocated to it."""
     images: int
     image_bytes: int
     disks: int
@@ -46,6 +49,9 @@ def use_of(session: Session, project_id: UUID) -> Use:
         select(func.count(), func.coalesce(func.sum(Disk.size), 0)).where(Disk.project_id == project_id)
     ).one()
     return Use(
+        nodes=session.execute(
+            select(func.count()).select_from(Node).where(Node.project_id == project_id)
+        ).scalar_one(),
         images=images[0],
         image_bytes=int(images[1]),
         trashed_images=images[2],
@@ -59,6 +65,7 @@ def require_room(
     session: Session,
     project_id: UUID | None,
     *,
+    nodes: int = 0,
     images: int = 0,
     disks: int = 0,
     image_bytes: int = 0,
@@ -69,6 +76,7 @@ def require_room(
     Args:
         session: The transaction that writes what is new, from `Db.write`: what is counted stays true until it ends.
         project_id: The project; what belongs to none has no limit.
+        nodes: How many nodes more are to be its.
         images: How many images more it is to own.
         disks: How many disks more.
         image_bytes: How many bytes more its images are to have, of those that a node sees.
@@ -81,6 +89,7 @@ def require_room(
         return
     project, use = session.get_one(Project, project_id), use_of(session, project_id)
     for what, option, limit, used, more, trashed in (
+        ("nodes", "nodes", project.max_nodes, use.nodes, nodes, 0),
         ("images", "images", project.max_images, use.images, images, use.trashed_images),
         ("disks", "disks", project.max_disks, use.disks, disks, 0),
         (
@@ -101,7 +110,7 @@ def _exceeded(
     project: str, what: str, option: str, *, limit: int, used: int, more: int, trashed: int
 ) -> QuotaExceeded:
     in_trash = f", {_number(trashed, what)} of that in the trash" if trashed else ""
-    free = "remove what nobody needs"
+    free = "give back what nobody needs" if what == "nodes" else "remove what nobody needs"
     if trashed:
         free += ", or empty the trash (bmi image delete IMAGE --now)"
     return QuotaExceeded(

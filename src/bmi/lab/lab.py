@@ -81,7 +81,8 @@ class Lab:
         with _told(tell, f"switch: Open vSwitch in namespace {layout.namespace}"):
             switch.start()
             for node in layout.nodes:
-                switch.add_tap(node.port)
+                for nic in node.nics:
+                    switch.add_tap(nic.tap)
         with _told(tell, f"BMCs: Redfish for {len(layout.nodes)} nodes"):
             self._controllers(layout).start()
         service = self._service(layout)
@@ -264,7 +265,7 @@ class Lab:
                                     "options": dict(bmc.options),
                                 }
                             ),
-                            nics=[Nic(mac=node.mac, switch=SWITCH, port=node.port)],
+                            nics=[Nic(mac=nic.mac, switch=SWITCH, port=nic.tap) for nic in node.nics],
                         )
                     )
 

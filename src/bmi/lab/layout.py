@@ -46,11 +46,15 @@ class LabNode(BaseModel):
     bmc_password: str
     scratch: int = 0
     """Bytes of its own disk."""
+    second_mac: str | None = None
+    """Of its second card, which does not boot; it has one card only if None."""
 
     @property
-    def port(self) -> str:
-        """The switch port, and tap interface, that its card is plugged into."""
-        return self.name
+    def nics(self) -> tuple[VirtualNic, ...]:
+        """Its cards, each with the switch port, and tap interface, that it is plugged into."""
+        first = VirtualNic(mac=self.mac, tap=self.name)
+        second = () if self.second_mac is None else (VirtualNic(mac=self.second_mac, tap=f"{self.name}-2"),)
+        return (first, *second)
 
     @property
     def bmc_url(self) -> str:
@@ -62,7 +66,7 @@ class LabNode(BaseModel):
         return NodeSpec(
             name=self.name,
             id=self.id,
-            nics=(VirtualNic(mac=self.mac, tap=self.port),),
+            nics=self.nics,
             namespace=namespace,
             firmware=self.firmware,
             network_boot=self.network_boot,
@@ -108,7 +112,7 @@ def plan(nodes: int, api_port: int, store: Store, user: str | None) -> Layout:
     """Think out a lab.
 
     Every second node has UEFI firmware that loads iPXE over TFTP, as most servers do; the others a BIOS with
-    iPXE in the card.
+    iPXE in the card. The first one has a second card.
 
     Args:
         nodes: How many.
@@ -141,6 +145,7 @@ def _node(number: int, mark: str, port: int) -> LabNode:
         bmc_port=port,
         bmc_password=secrets.token_urlsafe(12),
         scratch=_SCRATCH,
+        second_mac=":".join(("52", "55", *octets)) if number == 1 else None,
     )
 
 

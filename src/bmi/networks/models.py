@@ -1,13 +1,15 @@
 """Tables of networks and attachments."""
 
+from collections.abc import Collection
 from datetime import datetime
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from uuid import UUID
 
-from sqlalchemy import ForeignKey, UniqueConstraint
+from sqlalchemy import ColumnElement, ForeignKey, Index, UniqueConstraint, and_, or_, select, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from bmi.access.models import Project
+from bmi.api.images import Visibility
 from bmi.boot.dhcp_conf import DhcpMode
 from bmi.db import Lifecycle, Table, now
 from bmi.nodes.models import Nic
@@ -38,6 +40,8 @@ class Network(Table):
     """What the nodes' names end with; as the settings say if None."""
     mtu: Mapped[int | None]
     lease_seconds: Mapped[int | None]
+    visibility: Mapped[Visibility] = mapped_column(default="private")
+    """Whose nodes may be attached to it; those of its own project always may."""
     created_at: Mapped[datetime] = mapped_column(default=now)
 
     project: Mapped[Project] = relationship(lazy="joined")
@@ -56,17 +60,47 @@ class Network(Table):
         """The address of a gateway's own leg, by its number: from the end, as nodes count from the start."""
         return IPv4Interface((self.range.broadcast_address - gateway, self.range.prefixlen))
 
+    @classmethod
+    def offered_to(cls, projects: Collection[UUID]) -> ColumnElement[bool]:
+        """Say which networks their owners let some projects attach nodes to that are not theirs."""
+        shared = select(NetworkShare.network_id).where(NetworkShare.project_id.in_(projects))
+        return or_(cls.visibility == "public", and_(cls.visibility == "shared", cls.id.in_(shared)))
+
+
+class NetworkShare(Table):
+    """A project that may attach its nodes to another one's network, while that is `shared`."""
+
+    __tablename__ = "network_shares"
+    __table_args__ = (UniqueConstraint("network_id", "project_id"),)
+
+    network_id: Mapped[UUID] = mapped_column(ForeignKey("networks.id", ondelete="CASCADE"))
+    project_id: Mapped[UUID] = mapped_column(ForeignKey("projects.id", ondelete="CASCADE"), index=True)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+    project: Mapped[Project] = relationship(lazy="joined")
+
+
+_NATIVE = text("NOT tagged")
+
 
 class Attachment(Table):
-    """A network card on a network."""
+    """A network card on a network: the one that a node boots over, or one beside it."""
 
     __tablename__ = "attachments"
-    __table_args__ = (UniqueConstraint("nic_id", "network_id"), UniqueConstraint("network_id", "address"))
+    __table_args__ = (
+        UniqueConstraint("nic_id", "network_id"),
+        UniqueConstraint("network_id", "address"),
+        # Untagged frames of a card belong to one network.
+        Index("uq_attachments_native", "nic_id", unique=True, sqlite_where=_NATIVE, postgresql_where=_NATIVE),
+    )
 
     nic_id: Mapped[UUID] = mapped_column(ForeignKey("nics.id"))
     network_id: Mapped[UUID] = mapped_column(ForeignKey("networks.id"))
     tagged: Mapped[bool] = mapped_column(default=False)
     address: Mapped[str]
+    state: Mapped[Lifecycle] = mapped_column(default="creating")
+    """Whether the card's port carries the network: it should, while this is `ready`. What is `removing` is no part
+    of a seed any more. Of what a node boots over the boot record says it, and this stays `creating`."""
 
     nic: Mapped[Nic] = relationship(lazy="joined")
     network: Mapped[Network] = relationship(lazy="joined")

@@ -13,8 +13,8 @@ from bmi.api.operations import Operation
 from bmi.boot.service import network_boot_url
 from bmi.db import page
 from bmi.http import InProject, Pages, TheService, Who
-from bmi.networks import addressing
-from bmi.networks.models import Network
+from bmi.networks import addressing, sharing
+from bmi.networks.models import Network, NetworkShare
 from bmi.parts import Parts
 from bmi.provisioning import networks
 from bmi.provisioning.accept import accept
@@ -32,7 +32,7 @@ def create_network(service: TheService, who: Who, body: wire.NetworkCreate, resp
 def list_networks(
     service: TheService, who: Who, paging: Pages, project: InProject = None
 ) -> Page[wire.Network]:
-    """List the project's networks, oldest first."""
+    """List the project's networks and those that others offer to it, oldest first."""
     with service.parts.db.read() as session:
         query = select_visible(session, who, Network, Action.NETWORK_READ, project)
         rows, following = page(session, query, Network, limit=paging.limit, cursor=paging.cursor)
@@ -47,7 +47,11 @@ def show_network(service: TheService, who: Who, network: str, project: InProject
         return _network(service.parts, row)
 
 
-@router.patch("/networks/{network}", status_code=202, dependencies=[asks(Action.NETWORK_WRITE)])
+@router.patch(
+    "/networks/{network}",
+    status_code=202,
+    dependencies=[asks(Action.NETWORK_WRITE, sometimes=(Action.NETWORK_READ,))],
+)
 def update_network(
     service: TheService,
     who: Who,
@@ -64,12 +68,75 @@ def update_network(
     )
 
 
-@router.delete("/networks/{network}", status_code=202, dependencies=[asks(Action.NETWORK_WRITE)])
+@router.delete(
+    "/networks/{network}",
+    status_code=202,
+    dependencies=[asks(Action.NETWORK_WRITE, sometimes=(Action.NETWORK_READ,))],
+)
 def delete_network(
     service: TheService, who: Who, network: str, response: Response, project: InProject = None
 ) -> Operation:
     """Remove a network that no node is attached to."""
     return accept(service, response, lambda session: networks.ask_delete(session, who, network, project))
+
+
+@router.get("/networks/{network}/shares", dependencies=[asks(Action.NETWORK_SHARES)])
+def list_network_shares(
+    service: TheService, who: Who, network: str, project: InProject = None
+) -> Page[wire.NetworkShare]:
+    """List the projects that a network is shared with, all in one page."""
+    with service.parts.db.read() as session:
+        rows = sharing.shares(session, who, network, project)
+        return Page(items=[_share(row) for row in rows], next=None)
+
+
+@router.put(
+    "/networks/{network}/shares/{other}",
+    dependencies=[asks(Action.NETWORK_WRITE, sometimes=(Action.NETWORK_READ,))],
+)
+def share_network(
+    service: TheService, who: Who, network: str, other: str, project: InProject = None
+) -> wire.NetworkShare:
+    """Let another project attach its nodes to a network. It is named by its id; admins may use its name."""
+    with service.parts.db.write() as session:
+        return _share(sharing.share(session, who, network, project, other))
+
+
+@router.delete(
+    "/networks/{network}/shares/{other}",
+    status_code=204,
+    dependencies=[asks(Action.NETWORK_WRITE, sometimes=(Action.NETWORK_READ,))],
+)
+def unshare_network(
+    service: TheService, who: Who, network: str, other: str, project: InProject = None
+) -> None:
+    """Let a project attach no more nodes to a network; refused while one of its nodes is on it."""
+    with service.parts.db.write() as session:
+        sharing.unshare(session, who, network, project, other)
+
+
+@router.put(
+    "/networks/{network}/public",
+    dependencies=[asks(Action.NETWORK_WRITE, Action.NETWORK_PUBLISH, sometimes=(Action.NETWORK_READ,))],
+)
+def publish_network(service: TheService, who: Who, network: str, project: InProject = None) -> wire.Network:
+    """Let every project attach its nodes to a network."""
+    with service.parts.db.write() as session:
+        return _network(service.parts, sharing.publish(session, who, network, project))
+
+
+@router.delete(
+    "/networks/{network}/public",
+    dependencies=[asks(Action.NETWORK_WRITE, sometimes=(Action.NETWORK_READ,))],
+)
+def withdraw_network(service: TheService, who: Who, network: str, project: InProject = None) -> wire.Network:
+    """Let only those attach nodes to a network with whom it is shared; refused while another's node is on it."""
+    with service.parts.db.write() as session:
+        return _network(service.parts, sharing.withdraw(session, who, network, project))
+
+
+def _share(row: NetworkShare) -> wire.NetworkShare:
+    return wire.NetworkShare(project=row.project.name, project_id=row.project_id, created_at=row.created_at)
 
 
 def _network(parts: Parts, row: Network) -> wire.Network:
@@ -90,5 +157,6 @@ def _network(parts: Parts, row: Network) -> wire.Network:
         mtu=row.mtu,
         lease_seconds=row.lease_seconds,
         boot_url=network_boot_url(parts, row.gateway.ip) if row.dhcp in addressing.FOREIGN else None,
+        visibility=row.visibility,
         created_at=row.created_at,
     )

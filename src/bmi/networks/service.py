@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from ipaddress import IPv4Address
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from bmi.access.models import Project
@@ -12,7 +12,7 @@ from bmi.api.networks import NetworkCreate
 from bmi.boot.dhcp_conf import DhcpMode
 from bmi.boot.models import Boot
 from bmi.drivers import Outcome
-from bmi.drivers.switch import ISOLATED, PortVlans, Switch
+from bmi.drivers.switch import PortVlans, Switch
 from bmi.errors import AlreadyExists, BadRequest, InUse, SettingsInvalid
 from bmi.ids import new_id
 from bmi.networks.addressing import FOREIGN, change, is_kept_free
@@ -125,14 +125,15 @@ def switch_of(parts: Parts, name: str) -> Switch:
 
 
 def vlans_of(session: Session, nic: UUID) -> PortVlans:
-    """Return what a card's port should carry: nothing, unless a boot record attaches the card."""
-    network = session.scalar(
-        select(Network)
-        .join(Attachment, Attachment.network_id == Network.id)
-        .join(Boot, Boot.attachment_id == Attachment.id)
-        .where(Attachment.nic_id == nic, Boot.attached)
-    )
-    return PortVlans(native=network.vlan) if network else ISOLATED
+    """Return what a card's port should carry: the network that its node boots on over it, and those beside it."""
+    booted = select(Boot.attachment_id).where(Boot.attached)
+    rows = session.scalars(
+        select(Attachment).where(
+            Attachment.nic_id == nic, or_(Attachment.state == "ready", Attachment.id.in_(booted))
+        )
+    ).all()
+    native = next((row.network.vlan for row in rows if not row.tagged), None)
+    return PortVlans(native, frozenset(row.network.vlan for row in rows if row.tagged))
 
 
 def apply_port(parts: Parts, id: UUID) -> Outcome:

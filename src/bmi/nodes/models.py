@@ -22,6 +22,8 @@ class Node(Table):
     problem: Mapped[str | None]
     """Why it is `failed`, and what to do."""
     project_id: Mapped[UUID | None] = mapped_column(ForeignKey("projects.id"), index=True)
+    allocated: Mapped[bool] = mapped_column(default=False)
+    """Whether it stays with its project when it boots nothing; else it is anybody's then."""
     dirty: Mapped[bool] = mapped_column(default=False)
     """Whether its local disks are to be cleaned before anybody else gets it."""
     bmc_driver: Mapped[str]

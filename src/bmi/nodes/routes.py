@@ -18,12 +18,12 @@ from bmi.db import page
 from bmi.drivers.power import PowerState
 from bmi.events import Event
 from bmi.http import InProject, Pages, TheService, Who
-from bmi.networks.models import Attachment
+from bmi.networks.attachments import number_of, on_node
 from bmi.nodes import leases
 from bmi.nodes import service as nodes
 from bmi.nodes.models import Node
 from bmi.parts import Parts
-from bmi.provisioning import cleaning, deprovision, power, provision
+from bmi.provisioning import allocation, attach, cleaning, deprovision, power, provision
 from bmi.provisioning.accept import accept
 from bmi.provisioning.models import Operation
 from bmi.provisioning.routes import view_event
@@ -85,7 +85,7 @@ def delete_node(service: TheService, who: Who, node: str) -> None:
 def provision_node(
     service: TheService, who: Who, node: str, body: wire.Provision, response: Response
 ) -> WireOperation:
-    """Boot a free node from a clone of an image, or from a disk."""
+    """Boot a node that is free, or allocated to the project, from a clone of an image, or from a disk."""
     own = str(who.project) if who.project else None
     leases.look(service.parts.db, service.parts.leases, body.project or own)
     return accept(service, response, lambda session: provision.ask(session, service.parts, who, node, body))
@@ -97,6 +97,38 @@ def deprovision_node(
 ) -> WireOperation:
     """Give a node back."""
     return accept(service, response, lambda session: deprovision.ask(session, who, node, body))
+
+
+@router.post("/nodes/{node}/allocate", dependencies=[asks(Action.NODE_USE)])
+def allocate_node(service: TheService, who: Who, node: str, body: wire.Allocate) -> wire.Node:
+    """Let a free node belong to a project, without booting it; one that boots for the project stays with it."""
+    with service.parts.db.write() as session:
+        row = allocation.allocate(session, who, node, body.project)
+        return _node(session, service.parts, who, row)
+
+
+@router.post("/nodes/{node}/release", status_code=202, dependencies=[asks(Action.NODE_USE)])
+def release_node(service: TheService, who: Who, node: str, response: Response) -> WireOperation:
+    """Give a node that was allocated back, clean."""
+    return accept(service, response, lambda session: deprovision.ask_release(session, who, node))
+
+
+@router.post(
+    "/nodes/{node}/attach", status_code=202, dependencies=[asks(Action.NODE_USE, Action.NETWORK_READ)]
+)
+def attach_node(
+    service: TheService, who: Who, node: str, body: wire.Attach, response: Response
+) -> WireOperation:
+    """Put a node that runs on a network beside the one that it boots on."""
+    return accept(service, response, lambda session: attach.ask(session, service.parts, who, node, body))
+
+
+@router.post("/nodes/{node}/detach", status_code=202, dependencies=[asks(Action.NODE_USE)])
+def detach_node(
+    service: TheService, who: Who, node: str, body: wire.Detach, response: Response
+) -> WireOperation:
+    """Take a node off a network that it does not boot on."""
+    return accept(service, response, lambda session: attach.ask_detach(session, who, node, body))
 
 
 @router.post(
@@ -160,22 +192,6 @@ def list_node_events(service: TheService, who: Who, node: str, paging: Pages) ->
         return Page(items=[view_event(event) for event in rows], next=following)
 
 
-def _nics(session: Session, row: Node) -> list[wire.NodeNic]:
-    ids = [nic.id for nic in row.nics]
-    found = session.scalars(select(Attachment).where(Attachment.nic_id.in_(ids)))
-    there = {attachment.nic_id: attachment for attachment in found}
-    return [
-        wire.NodeNic(
-            mac=nic.mac,
-            switch=nic.switch,
-            port=nic.port,
-            network=there[nic.id].network.name if nic.id in there else None,
-            address=there[nic.id].ip if nic.id in there else None,
-        )
-        for nic in row.nics
-    ]
-
-
 def _node(
     session: Session, parts: Parts, who: Caller, row: Node, lease: wire.Lease | None = None
 ) -> wire.Node:
@@ -192,14 +208,31 @@ def _node(
         name=row.name,
         state=row.state,
         project=row.project.name if row.project else None,
+        allocated=row.allocated,
         bmc=wire.Bmc(driver=row.bmc_driver, address=row.bmc_address, username=row.bmc_username)
         if who.admin
         else None,
-        nics=_nics(session, row),
+        nics=[wire.Nic(mac=nic.mac, switch=nic.switch, port=nic.port) for nic in row.nics],
         disk=record.disk.name if record else None,
         image=record.disk.image.name if record and record.disk.image else None,
         network=record.attachment.network.name if record else None,
         address=record.attachment.ip if record else None,
+        attachments=[
+            wire.Attachment(
+                network=there.network.name,
+                network_project=there.network.project.name,
+                nic=number_of(row, there.nic_id),
+                mac=there.nic.mac,
+                tagged=there.tagged,
+                vlan=there.network.vlan,
+                address=there.ip,
+                boot=there.id == record.attachment_id,
+                ready=record.attached if there.id == record.attachment_id else there.state == "ready",
+            )
+            for there in on_node(session, row.id)
+        ]
+        if record
+        else [],
         portal=f"{boot.gateway_address(record)}:{boot.iscsi_port(parts, record)}" if record else None,
         gateway=record.gateway.name if record else None,
         ssh_host_keys=record.ssh_host_keys if record else [],

@@ -66,7 +66,10 @@ def remove(session: Session, node: Node) -> None:
         WrongState: It is in use.
     """
     if node.state not in (NodeState.AVAILABLE, NodeState.MAINTENANCE):
-        raise WrongState(f"node {node.name} is {node.state}", next_step=f"deprovision {node.name} first")
+        way = "release" if node.state is NodeState.ALLOCATED else "deprovision"
+        raise WrongState(
+            f"node {node.name} is {node.state}", next_step=f"give it back first: bmi node {way} {node.name}"
+        )
     session.delete(node)
 
 

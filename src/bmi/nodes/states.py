@@ -8,6 +8,7 @@ from bmi.nodes.models import Node
 
 MEANING = {
     NodeState.AVAILABLE: "Belongs to nobody, is off, on no network; anybody with the role may take it.",
+    NodeState.ALLOCATED: "Belongs to a project and boots nothing: off, on no network; nobody else may boot it.",
     NodeState.PROVISIONING: "An operation is making it boot a disk for a project.",
     NodeState.ACTIVE: "Boots its project's disk.",
     NodeState.DEPROVISIONING: "An operation is taking it back; it only goes forward.",
@@ -28,6 +29,13 @@ class Way:
 
 WAYS = (
     Way(NodeState.AVAILABLE, NodeState.PROVISIONING, "provision is asked for"),
+    Way(NodeState.AVAILABLE, NodeState.ALLOCATED, "it is allocated to a project"),
+    Way(NodeState.ALLOCATED, NodeState.PROVISIONING, "provision is asked for"),
+    Way(NodeState.ALLOCATED, NodeState.DEPROVISIONING, "release or reset is asked for"),
+    Way(NodeState.DEPROVISIONING, NodeState.ALLOCATED, "deprovision succeeded, and it is allocated"),
+    Way(NodeState.PROVISIONING, NodeState.ALLOCATED, "provision was undone, and it is allocated"),
+    Way(NodeState.ACTIVE, NodeState.ALLOCATED, "its disk was moved or committed, and it is allocated"),
+    Way(NodeState.FAILED, NodeState.ALLOCATED, "the same"),
     Way(NodeState.PROVISIONING, NodeState.ACTIVE, "provision succeeded"),
     Way(NodeState.PROVISIONING, NodeState.AVAILABLE, "provision failed or was cancelled, all undone"),
     Way(NodeState.PROVISIONING, NodeState.FAILED, "the node did not boot, or undoing failed"),
@@ -74,11 +82,17 @@ def move(node: Node, goal: NodeState) -> None:
 
 
 def release(node: Node) -> None:
-    """Let a node belong to nobody: the next one may take it, once its local disks are clean.
+    """Let a node boot nothing any more.
+
+    It belongs to nobody then: the next one may take it, once its local disks are clean. One that is allocated stays
+    with its project, and its disks are nobody else's business yet.
 
     Raises:
         WrongState: No way leads there.
     """
+    if node.allocated:
+        move(node, NodeState.ALLOCATED)
+        return
     move(node, NodeState.CLEANING if node.dirty else NodeState.AVAILABLE)
     node.project_id = None
 

@@ -17,7 +17,9 @@ from bmi.errors import DeadlineExceeded
 from bmi.gateways.orders import at_gateway
 from bmi.images.readiness.keys import Identity, personalise
 from bmi.networks import service as networks
+from bmi.networks.attachments import beside, on_node
 from bmi.nodes import leases
+from bmi.nodes.models import Node
 from bmi.nodes.service import bmc_of
 from bmi.parts import Parts
 from bmi.provisioning.engine import Run
@@ -34,7 +36,7 @@ def load(parts: Parts, id: UUID) -> Boot:
 
 
 def flag(parts: Parts, id: UUID, **flags: bool) -> None:
-    """Write what should exist for a boot record: `seeded`, `exported`, `served`, `attached`."""
+    """Write what should exist for a boot record: `seeded`, `exported`, `served`, `attached`; and `stale`."""
     with parts.db.write() as session:
         row = session.get(Boot, id)
         for name, value in flags.items():
@@ -126,7 +128,10 @@ def remove_seed(parts: Parts, id: UUID) -> str:
 def export(parts: Parts, id: UUID) -> str:
     """Export a record's disk and seed to its node."""
     record = load(parts, id)
-    flag(parts, id, exported=True)
+    if record.stale:  # a target goes on reading what it opened
+        flag(parts, id, exported=False)
+        at_gateway(parts, record.gateway_id, "export", id)
+    flag(parts, id, exported=True, stale=False)
     at_gateway(parts, record.gateway_id, "export", id)
     return f"{boot.iqn(parts, record)} for {boot.initiator(parts, record)} only, by {record.gateway.name}"
 
@@ -155,19 +160,32 @@ def remove_boot_service(parts: Parts, record: Boot) -> str:
 
 
 def attach(parts: Parts, id: UUID) -> str:
-    """Put a record's card on its network."""
-    record = load(parts, id)
-    _keep(parts, record)
-    flag(parts, id, attached=True)
-    card = record.attachment.nic
-    networks.apply_port(parts, card.id)
-    return f"port {card.port} of {card.switch} carries VLAN {record.attachment.network.vlan}"
+    """Put the cards of a record's node on their networks: the one that it boots on, and those beside it."""
+    _keep(parts, load(parts, id))
+    with parts.db.write() as session:
+        record = session.get_one(Boot, id)
+        record.attached = True
+        for row in beside(session, record.node_id):
+            row.state = "ready" if row.state == "creating" else row.state
+        session.flush()
+        used = {row.nic_id: row.nic for row in on_node(session, record.node_id)}
+        carries = {nic: networks.vlans_of(session, nic) for nic in used}
+    for nic in used:
+        networks.apply_port(parts, nic)
+    return "; ".join(
+        f"port {card.port} of {card.switch} carries VLAN {carries[nic]}" for nic, card in used.items()
+    )
 
 
-def detach(parts: Parts, id: UUID, nic: UUID) -> str:
-    """Take a boot's card off its network."""
+def detach(parts: Parts, id: UUID, node: UUID) -> str:
+    """Take all cards of a boot's node off their networks; what is to be attached stays written down."""
     flag(parts, id, attached=False)
-    networks.apply_port(parts, nic)
+    with parts.db.write() as session:
+        for row in beside(session, node):
+            row.state = "creating" if row.state == "ready" else row.state
+        cards = session.get_one(Node, node).nics
+    for card in cards:
+        networks.apply_port(parts, card.id)
     return "isolated, confirmed by the switch"
 
 

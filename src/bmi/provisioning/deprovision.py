@@ -1,6 +1,7 @@
 """A node is given back clean: by its user (deprovision), or from whatever state it is in (reset).
 
-Both only go forward; every step can be repeated.
+One that is allocated stays with its project then; that it is anybody's again is a verb of its own (release). All of
+them only go forward; every step can be repeated.
 """
 
 from uuid import UUID
@@ -14,13 +15,13 @@ from bmi.api.nodes import Deprovision, NodeState, Reset
 from bmi.api.operations import Ending
 from bmi.boot.models import Boot
 from bmi.drivers.storage import Kind, Volume
-from bmi.errors import WrongState
+from bmi.errors import InUse, WrongState
+from bmi.networks.attachments import beside
 from bmi.networks.service import apply_port
 from bmi.nodes.models import Node
 from bmi.nodes.states import move, release
 from bmi.parts import Parts
 from bmi.provisioning.boots import (
-    flag,
     power_off,
     remove_boot_service,
     remove_export,
@@ -29,8 +30,11 @@ from bmi.provisioning.boots import (
 )
 from bmi.provisioning.engine import Run, workflow
 from bmi.provisioning.models import Operation
-from bmi.provisioning.provision import forget
+from bmi.provisioning.provision import forget, leave_networks
 from bmi.provisioning.service import ask as ask_operation
+
+RELEASE = "node.release"
+"""The verb by which a node that was allocated becomes anybody's again."""
 
 
 def ask(session: Session, caller: Caller, ref: str, request: Deprovision) -> Operation:
@@ -45,6 +49,11 @@ def ask(session: Session, caller: Caller, ref: str, request: Deprovision) -> Ope
     operation = _ask(session, caller, node, "node.deprovision", keep_disk=request.keep_disk)
     if node.state in (NodeState.AVAILABLE, NodeState.CLEANING):
         raise WrongState(f"node {node.name} is {node.state}", next_step="nothing to give back")
+    if node.state is NodeState.ALLOCATED:
+        raise WrongState(
+            f"node {node.name} is allocated, and boots nothing",
+            next_step=f"give it back: bmi node release {node.name}",
+        )
     move(node, NodeState.DEPROVISIONING)
     return operation
 
@@ -67,8 +76,33 @@ def ask_reset(session: Session, caller: Caller, ref: str, request: Reset) -> Ope
         "node.reset",
         keep_disk=not request.remove_disk,
         assume_off=request.assume_off,
+        release=request.release,
     )
     node.dirty = node.dirty and not request.assume_clean
+    move(node, NodeState.DEPROVISIONING)
+    return operation
+
+
+def ask_release(session: Session, caller: Caller, ref: str) -> Operation:
+    """Claim a node that is allocated and boots nothing, to be anybody's again.
+
+    Raises:
+        WrongState: It is not allocated.
+        InUse: It boots something, or another operation runs on it.
+        NotFound: There is no such node for this caller.
+    """
+    node = find_owned(session, caller, Node, ref, Action.NODE_USE, project=None)
+    if not node.allocated:
+        raise WrongState(
+            f"node {node.name} is {node.state}, and not allocated to a project",
+            next_step=f"see whose it is: bmi node show {node.name}",
+        )
+    if session.scalar(select(Boot.id).where(Boot.node_id == node.id)):
+        raise InUse(
+            f"node {node.name} is {node.state}",
+            next_step=f"take what it boots away first: bmi node deprovision {node.name}",
+        )
+    operation = _ask(session, caller, node, RELEASE, keep_disk=False, release=True)
     move(node, NodeState.DEPROVISIONING)
     return operation
 
@@ -76,14 +110,24 @@ def ask_reset(session: Session, caller: Caller, ref: str, request: Reset) -> Ope
 def again(session: Session, parts: Parts, caller: Caller, operation: Operation) -> Operation:
     """Ask again for a node to be given back."""
     keep, node = operation.request["keep_disk"], str(operation.node_id)
+    if operation.verb == RELEASE:
+        return ask_release(session, caller, node)
     if operation.verb == "node.deprovision":
         return ask(session, caller, node, Deprovision(keep_disk=keep))
-    assume_off = operation.request["assume_off"]
-    return ask_reset(session, caller, node, Reset(remove_disk=not keep, assume_off=assume_off))
+    assume_off, released = operation.request["assume_off"], operation.request.get("release", False)
+    request = Reset(remove_disk=not keep, assume_off=assume_off, release=released)
+    return ask_reset(session, caller, node, request)
 
 
 def _ask(
-    session: Session, caller: Caller, node: Node, verb: str, *, keep_disk: bool, assume_off: bool = False
+    session: Session,
+    caller: Caller,
+    node: Node,
+    verb: str,
+    *,
+    keep_disk: bool,
+    assume_off: bool = False,
+    release: bool = False,
 ) -> Operation:
     record = session.scalar(select(Boot).where(Boot.node_id == node.id))
     keep = keep_disk and record is not None and record.disk.state == "ready"  # half a disk is not kept
@@ -100,6 +144,7 @@ def _ask(
             "keep_disk": keep_disk,
             "keep": keep,
             "assume_off": assume_off,
+            "release": release,
         },
         result={"node": node.name} | ({"disk": record.disk.name} if record and keep else {}),
     )
@@ -123,11 +168,15 @@ def settle(session: Session, operation: Operation, ending: Ending) -> None:
     if operation.request["boot"]:
         record = session.get(Boot, UUID(operation.request["boot"]))
         forget(session, record, with_disk=not operation.request["keep"])
+    leave_networks(session, node.id)
+    if operation.request.get("release"):
+        node.allocated = False
     release(node)
 
 
 @workflow("node.deprovision", settle=settle, again=again)
 @workflow("node.reset", settle=settle, again=again)
+@workflow(RELEASE, settle=settle, again=again)
 def take_back(run: Run) -> None:
     """Take a node back.
 
@@ -175,11 +224,12 @@ def _take_boot_away(run: Run, id: UUID) -> None:
 
 def isolate(parts: Parts, id: UUID) -> str:
     """Take all of a node's cards off all networks."""
-    with parts.db.read() as session:
+    with parts.db.write() as session:
         node = session.get_one(Node, id)
-        record = session.scalar(select(Boot.id).where(Boot.node_id == id))
-    if record is not None:
-        flag(parts, record, attached=False)
+        if record := session.scalar(select(Boot).where(Boot.node_id == id)):
+            record.attached = False
+        for row in beside(session, id):
+            row.state = "removing"
     for nic in node.nics:
         apply_port(parts, nic.id)
     return "isolated, confirmed by the switch"

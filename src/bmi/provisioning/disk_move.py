@@ -2,10 +2,11 @@
 
 One operation for both nodes, so that nobody takes the second one meanwhile. The boot record itself moves, with its
 host name, keys and user data, on the same network with its address too; and with its id, by which the system on the
-disk knows that it is still the same.
+disk knows that it is still the same. Networks beside it move along, from each card to the one of the same number.
 """
 
 import secrets
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -23,11 +24,13 @@ from bmi.errors import BadRequest, WrongState
 from bmi.events import record as record_event
 from bmi.ids import new_id
 from bmi.images.models import Disk
+from bmi.images.quota import require_room
 from bmi.images.service import require_ready
 from bmi.networks import service as networks
+from bmi.networks.attachments import beside, boot_network, number_of
 from bmi.networks.models import Attachment, Network
 from bmi.nodes import leases
-from bmi.nodes.models import Node
+from bmi.nodes.models import Nic, Node
 from bmi.nodes.service import power_state
 from bmi.nodes.states import move, release
 from bmi.parts import Parts
@@ -62,8 +65,10 @@ def ask(
         raise BadRequest(f"disk {disk.name} is at node {target.name} already", next_step="name another node")
     network = _network(session, caller, disk, record, request)
     operation = _ask(session, parts, caller, record, target, network, request)
-    provision.refuse_unavailable(target)
+    provision.refuse_unavailable(target, disk.project_id)
     leases.take(parts.leases, target, disk.project.name)
+    if target.project_id is None and record.node.allocated:
+        require_room(session, disk.project_id, nodes=1)  # the first one stays with the project
     _begin(session, operation, record, target)
     return operation
 
@@ -87,7 +92,7 @@ def again(session: Session, parts: Parts, caller: Caller, operation: Operation) 
     network = _network(session, caller, disk, record, request)
     repeated = _ask(session, parts, caller, record, target, network, request)
     if target.state is not NodeState.FAILED or target.project_id != disk.project_id:
-        provision.refuse_unavailable(target)
+        provision.refuse_unavailable(target, disk.project_id)
     before: dict[str, Any] = {
         key: operation.request[key] for key in ("had", "was_on") if key in operation.request
     }
@@ -106,6 +111,7 @@ def _ask(
     request: Move,
 ) -> Operation:
     disk, attachment = record.disk, _attachment(session, parts, record, network, target)
+    others = _beside(session, record, target, network)
     operation = ask_operation(
         session,
         caller,
@@ -118,8 +124,8 @@ def _ask(
         request={
             "boot": str(record.id),
             "clone": False,
-            "from": _side(record.node, record.attachment),
-            "to": _side(target, attachment),
+            "from": _side(record.node, record.node, record.attachment, record, others),
+            "to": _side(target, record.node, attachment, record, others),
             "had": {"exported": record.exported, "served": record.served, "attached": record.attached},
             "until": request.until,
             "deadline": request.deadline,
@@ -213,7 +219,7 @@ def move_disk(run: Run) -> None:
         )
         run.step(
             "isolate",
-            lambda: boots.detach(parts, id, boots.load(parts, id).attachment.nic_id),
+            lambda: boots.detach(parts, id, boots.load(parts, id).node_id),
             undo=restore("attached", boots.attach),
         )
         # Whoever switches the node on again chooses anew what it boots from: there is nothing to undo.
@@ -233,7 +239,7 @@ def move_disk(run: Run) -> None:
         run.step(
             "network",
             lambda: boots.attach(parts, id),
-            undo=lambda: boots.detach(parts, id, boots.load(parts, id).attachment.nic_id),
+            undo=lambda: boots.detach(parts, id, boots.load(parts, id).node_id),
         )
         run.step(
             "power on",
@@ -250,6 +256,8 @@ def _hand_over(run: Run, id: UUID, to: str) -> str:
         row = session.get_one(Boot, id)
         row.node_id, row.attachment_id = UUID(goal["node"]), UUID(goal["attachment"])
         session.get_one(Attachment, row.attachment_id).nic_id = UUID(goal["nic"])
+        for other, nic in goal.get("beside", {}).items():
+            session.get_one(Attachment, UUID(other)).nic_id = UUID(nic)
         row.chap_secret = run.parts.vault.seal(secrets.token_hex(provision.SECRET_BYTES))
         row.milestone = row.started_at = None
         session.flush()
@@ -270,33 +278,77 @@ def _on(run: Run) -> str:
 def _network(session: Session, caller: Caller, disk: Disk, record: Boot, request: Move) -> Network:
     if request.network is None:
         return record.attachment.network
-    network = find_owned(
-        session, caller, Network, request.network, Action.NETWORK_READ, project=str(disk.project_id)
-    )
-    if network.state != "ready":
-        raise WrongState(f"network {network.name} is {network.state}", next_step="wait until it is ready")
-    return network
+    return boot_network(session, caller, request.network, str(disk.project_id))
 
 
 def _attachment(session: Session, parts: Parts, record: Boot, network: Network, target: Node) -> Attachment:
     """Return the attachment that the record gets: on the same network its own, so that it keeps its address."""
     if network.id == record.attachment.network_id:
         return record.attachment
+    card = _same_card(record.node, record.attachment.nic_id, target)
     return Attachment(
         id=new_id(),
-        nic_id=target.nics[0].id,
+        nic_id=card.id,
         network_id=network.id,
-        address=str(networks.choose_address(session, parts.settings.networks, network, target.nics[0], None)),
+        address=str(networks.choose_address(session, parts.settings.networks, network, card, None)),
     )
 
 
-def _side(node: Node, attachment: Attachment) -> dict[str, str]:
-    return {"node": str(node.id), "nic": str(node.nics[0].id), "attachment": str(attachment.id)}
+def _beside(session: Session, record: Boot, target: Node, network: Network) -> Sequence[Attachment]:
+    """Return the attachments that move along.
+
+    Raises:
+        WrongState: One of them is half-made.
+        BadRequest: The second node has no card for one, or is to boot on a network that it is on already.
+    """
+    others = beside(session, record.node_id)
+    for row in others:
+        if row.state != "ready" and record.attached:
+            raise WrongState(
+                f"node {record.node.name} has half joined or half left network {row.network.name}",
+                next_step=f"have it leave: bmi node detach {record.node.name} {row.network.name}",
+            )
+        if row.network_id == network.id:
+            raise BadRequest(
+                f"node {record.node.name} is on network {network.name}, beside the one that it boots on",
+                next_step=f"detach it first: bmi node detach {record.node.name} {network.name}",
+            )
+        _same_card(record.node, row.nic_id, target)
+    return others
+
+
+def _same_card(origin: Node, nic: UUID, target: Node) -> Nic:
+    """Return the card of the second node that has the number of a card of the first.
+
+    Raises:
+        BadRequest: It has none.
+    """
+    number = number_of(origin, nic)
+    if number > len(target.nics):
+        raise BadRequest(
+            f"node {origin.name} uses its card {number}, and node {target.name} has {len(target.nics)} only",
+            next_step="take another node, or detach what is on that card: bmi node detach",
+        )
+    return target.nics[number - 1]
+
+
+def _side(
+    node: Node, origin: Node, attachment: Attachment, record: Boot, others: Sequence[Attachment]
+) -> dict[str, Any]:
+    """Return which cards of a node have what, if the record is that node's."""
+    return {
+        "node": str(node.id),
+        "nic": str(_same_card(origin, record.attachment.nic_id, node).id),
+        "attachment": str(attachment.id),
+        "beside": {str(row.id): str(_same_card(origin, row.nic_id, node).id) for row in others},
+    }
 
 
 def _as_provision(record: Boot, network: Network, request: Move) -> dict[str, Any]:
     """Return what would have to be asked for to boot the disk at the second node without the first."""
+    number = number_of(record.node, record.attachment.nic_id)
     asked = Provision(
+        nic=str(number),
         disk=str(record.disk_id),
         network=str(network.id),
         project=str(record.disk.project_id),

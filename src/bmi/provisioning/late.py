@@ -35,6 +35,9 @@ log = logging.getLogger(__name__)
 LATE = timedelta(minutes=15)
 """For how long after its end something that an operation gave up is looked for."""
 
+_OFF = (NodeState.AVAILABLE, NodeState.ALLOCATED)
+"""States of nodes that boot nothing."""
+
 SYSTEM = Caller("convergence", admin=True)
 """Who asks for what nobody asked for."""
 
@@ -66,11 +69,11 @@ def _given_up(session: Session, ended: Sequence[Operation]) -> Iterator[Volume]:
 
 
 def _free(session: Session, ended: Sequence[Operation]) -> list[UUID]:
-    """Return the nodes that operations gave back, or never got, and that nobody has taken since."""
+    """Return the nodes that operations gave back, or never got, and that nobody has booted since."""
     ids = {id for operation in ended for id in (operation.node_id, operation.second_node_id) if id}
     running = select(Operation.node_id, Operation.second_node_id).where(Operation.ended_at.is_(None))
     claimed = {id for row in session.execute(running) for id in row if id}
-    free = select(Node.id).where(Node.state == NodeState.AVAILABLE, Node.id.in_(ids), Node.id.not_in(claimed))
+    free = select(Node.id).where(Node.state.in_(_OFF), Node.id.in_(ids), Node.id.not_in(claimed))
     return list(session.scalars(free))
 
 
@@ -82,15 +85,15 @@ def _end_volume(parts: Parts, volume: Volume) -> None:
 
 
 def _end_power(parts: Parts, id: UUID) -> None:
-    """Have a node that belongs to nobody and has power switched off, by an operation, so that nobody meets it."""
+    """Have a node that boots nothing and has power switched off, by an operation, so that nobody meets it."""
     if is_lost(parts.db, parts.leases, id) or power_state(parts, id) is PowerState.OFF:
         return
     try:
         with parts.db.write() as session:
             node = session.get(Node, id)
-            if node is None or node.state is not NodeState.AVAILABLE:
+            if node is None or node.state not in _OFF:
                 return
-            record(session, "power.late", "power is on, though the node belongs to nobody", node=id)
+            record(session, "power.late", "power is on, though the node boots nothing", node=id)
             operation = ask_reset(session, SYSTEM, str(id), Reset())
             parts.signals.send(session, OPERATIONS, str(operation.id))
     except InUse:

@@ -3,19 +3,20 @@
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from bmi.access.policy import Action, Caller, authorize
-from bmi.access.service import find_owned, flush_new, owner
+from bmi.access.service import flush_new, owner
 from bmi.api.networks import NetworkCreate, NetworkUpdate
 from bmi.api.operations import Ending
-from bmi.errors import GatewayUnavailable, InUse, NotAllowed, WrongState
+from bmi.errors import GatewayUnavailable, InUse, NotAllowed
 from bmi.gateways import service as gateways
 from bmi.gateways.orders import at_gateway
 from bmi.networks import addressing
-from bmi.networks.models import Attachment, Network
+from bmi.networks.attachments import require_ready
+from bmi.networks.models import Network
 from bmi.networks.service import plan
+from bmi.networks.sharing import attached, own_network, who_uses
 from bmi.parts import Parts
 from bmi.provisioning.engine import Run, workflow
 from bmi.provisioning.models import Operation
@@ -72,12 +73,12 @@ def ask_update(
     Raises:
         BadRequest: That cannot be.
         InUse: Another operation runs on it.
+        NotAllowed: The caller may use the network, but not change it.
         NotFound: There is no such network for this caller.
         WrongState: It is about to be made or removed.
     """
-    network = find_owned(session, caller, Network, ref, Action.NETWORK_WRITE, project=project)
-    if network.state != "ready":
-        raise WrongState(f"network {network.name} is {network.state}", next_step="wait until it is ready")
+    network = own_network(session, caller, ref, project)
+    require_ready(network)
     before = addressing.saved(network)
     addressing.change(session, parts.settings.networks, network, request)
     return ask_operation(
@@ -110,13 +111,12 @@ def ask_delete(session: Session, caller: Caller, ref: str, project: str | None) 
         InUse: Nodes are attached to it, or another operation runs on it.
         NotFound: There is no such network for this caller.
     """
-    network = find_owned(session, caller, Network, ref, Action.NETWORK_WRITE, project=project)
-    attached = session.scalar(select(Attachment).where(Attachment.network_id == network.id).limit(1))
-    if attached:
-        name = attached.nic.node.name
+    network = own_network(session, caller, ref, project)
+    if there := attached(session, network):
         raise InUse(
-            f"node {name} is attached to network {network.name}",
-            next_step=f"give it back first: bmi node deprovision {name}",
+            f"attached to network {network.name}: {who_uses(network, there)}",
+            next_step="give them back first (bmi node deprovision NODE) if they boot on it, "
+            "or else detach them (bmi node detach NODE NETWORK)",
         )
     network.state = "removing"
     return ask_operation(

@@ -17,8 +17,9 @@ from bmi.drivers.power import PowerState
 from bmi.errors import WrongState
 from bmi.nodes import leases
 from bmi.nodes.models import Node
-from bmi.nodes.service import bmc_of
+from bmi.nodes.service import bmc_of, power_state
 from bmi.parts import Parts
+from bmi.provisioning import boots
 from bmi.provisioning.engine import Run, workflow
 from bmi.provisioning.models import Operation
 from bmi.provisioning.service import ask as ask_operation
@@ -38,6 +39,7 @@ def ask(session: Session, caller: Caller, ref: str, request: PowerRequest) -> Op
             f"node {node.name} is {node.state}",
             next_step=f"provision it first: bmi node provision {node.name}",
         )
+    record = session.scalar(select(Boot).where(Boot.node_id == node.id))
     return ask_operation(
         session,
         caller,
@@ -45,7 +47,7 @@ def ask(session: Session, caller: Caller, ref: str, request: PowerRequest) -> Op
         f"node {node.name}",
         project=node.project_id,
         node=node.id,
-        request={"action": request.action},
+        request={"action": request.action, "renew": str(record.id) if record and record.stale else None},
     )
 
 
@@ -83,7 +85,15 @@ def power(run: Run) -> None:
 
     if action in ("off", "cycle"):
         run.step("power off", off)
+
+    def seed() -> str:
+        if power_state(parts, node) is PowerState.ON:
+            return "it is on, and keeps the seed that it has"
+        return boots.export(parts, UUID(run.request["renew"]))
+
     if action in ("on", "cycle"):
+        if run.request.get("renew"):
+            run.step("seed", seed)
         run.step("power on", on)
 
 

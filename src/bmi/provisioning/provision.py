@@ -21,7 +21,8 @@ from bmi.images.models import Disk
 from bmi.images.quota import require_room
 from bmi.images.service import ready_image, refuse_disk_in_use, warning
 from bmi.networks import service as networks
-from bmi.networks.models import Attachment, Network
+from bmi.networks.attachments import beside, boot_network, card, plan
+from bmi.networks.models import Attachment
 from bmi.nodes import leases
 from bmi.nodes.models import Node
 from bmi.nodes.states import move, release
@@ -59,14 +60,18 @@ def ask(
 
     Raises:
         WrongState: The node is not available.
-        InUse: Somebody else has just claimed it, or the disk boots another node.
+        InUse: Somebody else has just claimed it, it is another project's, or the disk boots another node.
         NotFound: There is no such node, network, image or disk for this caller.
-        BadRequest: Neither an image nor a disk was named, or both.
+        NotAllowed: The network that it is to boot on is another project's.
+        QuotaExceeded: The project may not have as many nodes.
+        BadRequest: Neither an image nor a disk was named, or both; or the node has no such card.
     """
     node = find_owned(session, caller, Node, ref, Action.NODE_USE, project=None)
     operation, rows = write_down(session, parts, caller, node, request, verb=verb)
-    refuse_unavailable(node)
+    refuse_unavailable(node, operation.project_id)
     leases.take(parts.leases, node, rows[1].disk.project.name)
+    if node.project_id is None:
+        require_room(session, operation.project_id, nodes=1)
     session.add_all(rows)
     move(node, NodeState.PROVISIONING)
     node.project_id, node.problem = operation.project_id, None
@@ -82,22 +87,20 @@ def write_down(
     Raises:
         BmiError: What `ask` refuses, but of the node's state.
     """
-    network = find_owned(
-        session, caller, Network, request.network, Action.NETWORK_READ, project=request.project
-    )
+    network = boot_network(session, caller, request.network, request.project)
     project = network.project
     authorize(caller, Action.NODE_USE, project.id, thing=f"project {project.name}")
-    if network.state != "ready":
-        raise WrongState(f"network {network.name} is {network.state}", next_step="wait until it is ready")
+    nic = card(node, request.nic)
     disk = _disk(session, caller, project, node, request)
     attachment = Attachment(
         id=new_id(),
-        nic_id=node.nics[0].id,
+        nic_id=nic.id,
         network_id=network.id,
-        address=str(
-            networks.choose_address(session, parts.settings.networks, network, node.nics[0], request.address)
-        ),
+        address=str(networks.choose_address(session, parts.settings.networks, network, nic, request.address)),
+        nic=nic,
+        network=network,
     )
+    others = _beside(session, parts, caller, node, project, attachment, request)
     gateway = gateways.choose(parts.db, session)
     record = Boot(
         id=new_id(),
@@ -114,9 +117,8 @@ def write_down(
         gateway=gateway,
         cleaning=verb == CLEAN,
     )
-    boot.seed_content(
-        parts, _with_nic(record, node, network)
-    )  # refuses keys and names that no seed can carry
+    record.node = node
+    boot.seed_content(parts, record, others)  # refuses keys and names that no seed can carry
     operation = ask_operation(
         session,
         caller,
@@ -206,20 +208,54 @@ def _disk(session: Session, caller: Caller, project: Project, node: Node, reques
     return disk
 
 
-def _with_nic(record: Boot, node: Node, network: Network) -> Boot:
-    record.attachment.nic, record.attachment.network, record.node = node.nics[0], network, node
-    return record
+def _beside(
+    session: Session,
+    parts: Parts,
+    caller: Caller,
+    node: Node,
+    project: Project,
+    own: Attachment,
+    request: Provision,
+) -> list[Attachment]:
+    """Return the attachments beside the one that a node is to boot over, in the order in which they were named."""
+    found: list[Attachment] = []
+    for wanted in request.attachments:
+        found.append(
+            plan(
+                session,
+                parts.settings.networks,
+                caller,
+                node,
+                project,
+                wanted,
+                boots_over=own.nic,
+                there=[own, *found],
+            )
+        )
+    return found
 
 
-def refuse_unavailable(node: Node) -> None:
-    """Refuse a node that is not free.
+def refuse_unavailable(node: Node, project: UUID | None = None) -> None:
+    """Refuse a node that is neither free nor allocated to a project.
+
+    Args:
+        node: The node.
+        project: The project that is to boot it; None where nobody's node is asked for.
 
     Raises:
-        InUse: It boots something.
+        InUse: It boots something, or it is allocated to another project.
         WrongState: It is in none of these states.
     """
-    if node.state is NodeState.AVAILABLE:
+    if node.state is NodeState.AVAILABLE or (
+        node.state is NodeState.ALLOCATED and project is not None and node.project_id == project
+    ):
         return
+    if node.state is NodeState.ALLOCATED:
+        owner = node.project.name if node.project else "nobody"
+        raise InUse(
+            f"node {node.name} is allocated to project {owner}",
+            next_step=f"take another node, or have it given back first: bmi node release {node.name}",
+        )
     if node.state in (NodeState.ACTIVE, NodeState.FAILED):
         owner = f" for project {node.project.name}" if node.project else ""
         raise InUse(
@@ -253,11 +289,19 @@ def forget(session: Session, record: Boot | None, *, with_disk: bool) -> None:
     if record is None:
         return
     attachment, disk = record.attachment, record.disk
+    leave_networks(session, record.node_id)
     session.delete(record)
     session.flush()
     session.delete(attachment)
     if with_disk:
         session.delete(disk)
+
+
+def leave_networks(session: Session, node: UUID) -> None:
+    """Forget which networks a node was on beside the one that it booted on; its ports are isolated."""
+    for row in beside(session, node):
+        session.delete(row)
+    session.flush()
 
 
 @workflow("node.provision", settle=settle, again=again)
@@ -266,7 +310,7 @@ def provision(run: Run) -> None:
     parts = run.parts
     with parts.db.read() as session:
         record = session.get_one(Boot, UUID(run.request["boot"]))
-    node, nic = record.node_id, record.attachment.nic_id
+    node = record.node_id
 
     def clone() -> str:
         if record.disk.state == "ready":
@@ -312,7 +356,7 @@ def provision(run: Run) -> None:
         run.step(
             "network",
             lambda: boots.attach(parts, record.id),
-            undo=lambda: boots.detach(parts, record.id, nic),
+            undo=lambda: boots.detach(parts, record.id, node),
         )
         run.step(
             "power on",

@@ -11,7 +11,7 @@ import pycdlib
 import pytest
 import yaml
 
-from bmi.boot.seed import SeedContent, Wiring, build_seed
+from bmi.boot.seed import SeedContent, SeedNetwork, Wiring, build_seed
 from bmi.errors import BadRequest
 from bmi.run import run
 
@@ -120,6 +120,58 @@ def test_the_card_that_carries_the_disk_is_kept_up() -> None:
     assert card == {"match": {"macaddress": "52:54:00:ab:cd:ef"}, "dhcp4": True, "critical": True}
 
 
+NETWORKS = (
+    SeedNetwork("52:54:00:ab:cd:ef", IPv4Interface("10.1.0.5/24"), vlan=105),
+    SeedNetwork("52:54:00:00:00:02", IPv4Interface("10.2.0.5/24")),
+    SeedNetwork("52:54:00:00:00:02", IPv4Interface("10.3.0.5/25"), vlan=106),
+    SeedNetwork("52:54:00:00:00:03", IPv4Interface("10.4.0.5/24"), vlan=107),
+)
+
+
+def test_cloud_init_is_told_of_networks_beside_the_one_that_the_node_boots_on() -> None:
+    found = files(build_seed(replace(CONTENT, networks=NETWORKS)))
+    boot = {"match": {"macaddress": "52:54:00:ab:cd:ef"}, "dhcp4": True, "critical": True}
+    assert yaml.safe_load(found["/network-config"]) == {
+        "version": 2,
+        "ethernets": {
+            "boot": boot,
+            "card2": {
+                "match": {"macaddress": "52:54:00:00:00:02"},
+                "dhcp4": False,
+                "optional": True,
+                "addresses": ["10.2.0.5/24"],
+            },
+            "card3": {"match": {"macaddress": "52:54:00:00:00:03"}, "dhcp4": False, "optional": True},
+        },
+        "vlans": {
+            "vlan105": {"id": 105, "link": "boot", "addresses": ["10.1.0.5/24"], "optional": True},
+            "vlan106": {"id": 106, "link": "card2", "addresses": ["10.3.0.5/25"], "optional": True},
+            "vlan107": {"id": 107, "link": "card3", "addresses": ["10.4.0.5/24"], "optional": True},
+        },
+    }
+    assert yaml.safe_load(files(build_seed(CONTENT))["/network-config"]) == {
+        "version": 2,
+        "ethernets": {"boot": boot},
+    }
+
+
+def test_cloud_init_sets_networks_up_at_each_boot_as_they_come_and_go() -> None:
+    config = yaml.safe_load(vendor_parts()["text/cloud-config"])
+    assert "boot" in config["updates"]["network"]["when"]
+
+
+def test_images_without_cloud_init_read_a_line_for_each_network() -> None:
+    found = files(build_seed(replace(CONTENT, networks=NETWORKS)))
+    assert found["/bmi/network"].decode().splitlines() == [
+        "boot 52:54:00:ab:cd:ef",
+        "vlan 52:54:00:ab:cd:ef 105 10.1.0.5/24",
+        "card 52:54:00:00:00:02 10.2.0.5/24",
+        "vlan 52:54:00:00:00:02 106 10.3.0.5/25",
+        "vlan 52:54:00:00:00:03 107 10.4.0.5/24",
+    ]
+    assert "/bmi/network" not in files(build_seed(CONTENT))
+
+
 def test_images_without_cloud_init_read_plain_lines() -> None:
     found = files(build_seed(CONTENT))
     assert found["/bmi/hostname"] == b"web-1.example.org\n"
@@ -206,6 +258,7 @@ def test_a_key_may_end_with_the_newline_of_its_file() -> None:
         {"instance_id": "a\nb"},
         {"phone_home_url": "http://x/ y"},
         {"mac": "52:54:00:ab:cd"},
+        {"networks": (SeedNetwork("52:54:00:ab:cd:ef\nboot", IPv4Interface("10.1.0.5/24")),)},
     ],
 )
 def test_hostile_values_are_refused(bad: dict[str, object]) -> None:

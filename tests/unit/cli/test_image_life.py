@@ -137,12 +137,23 @@ def test_the_quota_is_set_by_numbers_and_sizes(service: Service, bmi: Bmi) -> No
     service.on("PATCH", "/projects/blue/quota", Answer(PROJECT))
     service.on("GET", "/projects/blue", Answer(PROJECT))
 
-    given = ["--images", "20", "--disks", "none", "--image-bytes", "none", "--disk-bytes", "2T"]
+    given = [
+        "--nodes",
+        "8",
+        "--images",
+        "20",
+        "--disks",
+        "none",
+        "--image-bytes",
+        "none",
+        "--disk-bytes",
+        "2T",
+    ]
     status, out, _ = bmi("project", "quota", "blue", *given)
 
     assert (status, service.asked[0].body) == (
         0,
-        {"images": 20, "disks": None, "image_bytes": None, "disk_bytes": 2 << 40},
+        {"nodes": 8, "images": 20, "disks": None, "image_bytes": None, "disk_bytes": 2 << 40},
     )
     assert "3 of 20, 1 in the trash" in out
     assert bmi("project", "quota", "blue")[1] == out

@@ -95,7 +95,7 @@ def test_empty_list_tells_the_person_what_to_do_and_the_program_nothing(service:
 @pytest.mark.parametrize(
     ("command", "path", "item", "lines"),
     [
-        (["node", "show", "n1"], "/nodes/n1", node(), ["nics 52:54:00:00:00:01 at tor1:7, 10.7.0.5 on lan"]),
+        (["node", "show", "n1"], "/nodes/n1", node(), ["nics 1: 52:54:00:00:00:01 at tor1:7"]),
         (["image", "show", "debian"], "/images/debian", IMAGE, ["size 2 GiB"]),
         (["disk", "show", "web"], "/disks/web", DISK, ["node n1"]),
         (
@@ -117,6 +117,7 @@ def test_empty_list_tells_the_person_what_to_do_and_the_program_nothing(service:
             PROJECT,
             [
                 "name blue",
+                "nodes 2 of any number",
                 "images 3 of 20, 1 in the trash",
                 "disk sizes 20 GiB of 2 TiB",
                 "disks 1 of any number",
@@ -317,6 +318,15 @@ def test_text_from_the_service_cannot_play_with_the_terminal(service: Service, b
             {"keep_disk": True},
         ),
         (["node", "power", "n1", "cycle"], "POST", "/nodes/n1/power", {}, {"action": "cycle"}),
+        (["node", "release", "n1"], "POST", "/nodes/n1/release", {}, None),
+        (
+            ["node", "attach", "n1", "blue:data", "--tagged", "--nic", "52-54-00-00-00-0B"],
+            "POST",
+            "/nodes/n1/attach",
+            {},
+            {"network": "blue:data", "tagged": True, "nic": "52:54:00:00:00:0b"},
+        ),
+        (["node", "detach", "n1", "data"], "POST", "/nodes/n1/detach", {}, {"network": "data"}),
     ],
 )
 def test_long_work_without_waiting_prints_the_operations_id(
@@ -336,6 +346,7 @@ def test_provision_sends_keys_and_user_data_from_files(service: Service, bmi: Bm
     more = ["--ssh-key", str(keys), "--user-data", str(data), "--hostname", "web", "--deadline", "5m"]
     assert bmi(*arguments, *more, "--no-wait")[0] == 0
     assert service.asked[0].body == {
+        "attachments": [],
         "image": "d",
         "network": "lan",
         "hostname": "web",
@@ -344,6 +355,56 @@ def test_provision_sends_keys_and_user_data_from_files(service: Service, bmi: Bm
         "until": "login",
         "deadline": 300,
     }
+
+
+def test_provision_reads_cards_and_networks(service: Service, bmi: Bmi) -> None:
+    service.on("POST", "/nodes/n1/provision", QUEUED)
+    arguments = ["node", "provision", "n1", "--image", "d", "--network", "lan", "--no-wait", "--nic", "2"]
+    more = ["--nic", "3=data", "--tagged", "storage", "--tagged", "3=blue:mgmt"]
+    assert bmi(*arguments, *more)[0] == 0
+    body = service.asked[0].body
+    assert body["nic"] == "2"
+    assert body["attachments"] == [
+        {"network": "data", "nic": "3"},
+        {"network": "storage", "tagged": True},
+        {"network": "blue:mgmt", "nic": "3", "tagged": True},
+    ]
+
+
+@pytest.mark.parametrize(
+    "wrong", [["--nic", "0"], ["--nic", "eth0=data"], ["--nic", "1", "--nic", "2"], ["--tagged", "x=data"]]
+)
+def test_provision_refuses_what_is_no_card(service: Service, bmi: Bmi, wrong: list[str]) -> None:
+    assert bmi("node", "provision", "n1", "--image", "d", "--network", "lan", *wrong)[0] == 2
+    assert service.asked == []
+
+
+def test_allocation_and_sharing_tell_what_became_of_it(service: Service, bmi: Bmi) -> None:
+    service.on("POST", "/nodes/n1/allocate", Answer(node(project="blue", allocated=True)))
+    service.on("PUT", "/networks/lan/public", Answer({**NETWORK, "visibility": "public"}))
+    service.on("DELETE", "/networks/lan/public", Answer(NETWORK))
+    service.on("DELETE", f"/networks/lan/shares/{ID}", Answer(raw=b"", status=204))
+    share = {"project": "red", "project_id": ID, "created_at": WHEN}
+    service.on("PUT", f"/networks/lan/shares/{ID}", Answer(share))
+    service.on("GET", "/networks/lan/shares", page(share))
+
+    assert bmi("node", "allocate", "n1", "-p", "blue")[1] == "node n1 belongs to project blue\n"
+    assert service.asked[0].body == {"project": "blue"}
+    assert "is public" in bmi("network", "publish", "lan")[1]
+    assert "is private" in bmi("network", "withdraw", "lan")[1]
+    assert bmi("network", "share", "lan", ID)[1] == "network lan is shared with project red\n"
+    assert "red" in bmi("network", "shares", "lan")[1]
+    assert bmi("network", "unshare", "lan", ID)[0] == 0
+
+
+def test_show_tells_which_networks_a_node_is_on(service: Service, bmi: Bmi) -> None:
+    there = {"network": "lan", "network_project": "blue", "nic": 1, "mac": "52:54:00:00:00:01", "tagged": False,
+             "vlan": 101, "address": "10.7.0.2", "boot": True, "ready": True}  # fmt: skip
+    beside = {**there, "network": "storage", "network_project": "site", "tagged": True, "boot": False}
+    service.on("GET", "/nodes/n1", Answer(node(project="blue", attachments=[there, beside])))
+    shown = bmi("node", "show", "n1")[1]
+    assert "lan: 10.7.0.2, VLAN 101 untagged on card 1, boots over it" in shown
+    assert "site:storage: 10.7.0.2, VLAN 101 tagged on card 1\n" in shown
 
 
 @pytest.mark.parametrize("given", ["file", "environment"])

@@ -165,8 +165,9 @@ WHEN = "2026-01-02T10:00:00Z"
 NAMED: dict[str, Any] = {"id": "0199c5d2-0000-7000-8000-0000000000aa", "name": "blue", "created_at": WHEN}
 PROJECT = {
     **NAMED,
-    "quota": {"images": 20, "image_bytes": None, "disks": None, "disk_bytes": 2 << 40},
+    "quota": {"nodes": None, "images": 20, "image_bytes": None, "disks": None, "disk_bytes": 2 << 40},
     "use": {
+        "nodes": 2,
         "images": 3,
         "image_bytes": 6 << 30,
         "disks": 1,
@@ -220,6 +221,7 @@ NETWORK = {
     "mtu": 9000,
     "lease_seconds": 3600,
     "boot_url": None,
+    "visibility": "private",
 }
 TOKEN = {**NAMED, "name": "ci", "role": "member", "project": "blue", "user": None, "expires_at": None}
 ID = "0199c5d2-7d1c-7a55-9a43-0c8f1d2e3f40"
@@ -265,20 +267,14 @@ def node(name: str = "n1", state: str = "available", **more: Any) -> dict[str, A
         "name": name,
         "state": state,
         "project": None,
+        "allocated": False,
         "bmc": {"driver": "redfish", "address": "https://10.0.0.11", "username": "admin"},
-        "nics": [
-            {
-                "mac": "52:54:00:00:00:01",
-                "switch": "tor1",
-                "port": "7",
-                "network": "lan",
-                "address": "10.7.0.5",
-            }
-        ],
+        "nics": [{"mac": "52:54:00:00:00:01", "switch": "tor1", "port": "7"}],
         "disk": None,
         "image": None,
         "network": None,
         "address": None,
+        "attachments": [],
         "portal": None,
         "gateway": None,
         "ssh_host_keys": [],

@@ -2,6 +2,7 @@
 
 import stat
 import struct
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -63,6 +64,8 @@ def test_files_for_the_root_file_system_are_complete(recipe: Recipe, tmp_path: P
     assert f"root=LABEL={recipe.label} " in files["boot/grub/grub.cfg"][1]
     assert f"LABEL={recipe.label} / ext4" in files["etc/fstab"][1]
     assert ("usr/lib/bmi/node-setup" in files) == (not recipe.cloud_init)
+    assert ("usr/lib/bmi/seed-networks" in files) == recipe.cloud_init
+    assert stat.S_IMODE(files["usr/lib/bmi/networks"][0].mode) == 0o755
     assert ("etc/cloud/cloud.cfg.d/90_bmi.cfg" in files) == recipe.cloud_init
 
 
@@ -122,3 +125,43 @@ def _overlay(recipe: Recipe, folder: Path) -> dict[str, tuple[tarfile.TarInfo, s
             assert content is not None
             files[member.name] = (member, content.read().decode())
     return files
+
+
+def test_networkd_is_told_of_each_network_beside_the_one_that_the_node_booted_on(tmp_path: Path) -> None:
+    common = rootfs.FILES / "common"
+    wired = common / "etc/systemd/network/10-wired.network"
+    folder, listed = tmp_path / "network", tmp_path / "list"
+    folder.mkdir()
+    (folder / "05-bmi-vlan7.netdev").write_text("of the boot before")
+    listed.write_text(
+        "boot 52:54:00:00:00:01\n"
+        "vlan 52:54:00:00:00:01 105 10.1.0.5/24\n"
+        "card 52:54:00:00:00:02 10.2.0.5/24\n"
+        "vlan 52:54:00:00:00:02 106 10.3.0.5/25\n"
+    )
+    command = ["sh", common / "usr/lib/bmi/networks", listed, folder, wired]
+    subprocess.run(command, check=True)
+
+    said = {path.name: path.read_text().splitlines() for path in folder.iterdir()}
+    assert sorted(said) == [
+        "05-bmi-525400000001.network",
+        "05-bmi-525400000002.network",
+        "05-bmi-vlan105.netdev",
+        "05-bmi-vlan105.network",
+        "05-bmi-vlan106.netdev",
+        "05-bmi-vlan106.network",
+    ]
+    booted, other = said["05-bmi-525400000001.network"], said["05-bmi-525400000002.network"]
+    assert "MACAddress=52:54:00:00:00:01" in booted
+    assert "VLAN=vlan105" in booted
+    # The rest as without them: the root file system hangs on it.
+    of_all = wired.read_text().splitlines()
+    assert [line for line in of_all if line not in booted] == []
+    assert {"Address=10.2.0.5/24", "VLAN=vlan106", "RequiredForOnline=no"} <= set(other)
+    assert "DHCP=ipv4" not in other
+    assert said["05-bmi-vlan105.netdev"] == ["[NetDev]", "Name=vlan105", "Kind=vlan", "", "[VLAN]", "Id=105"]
+    assert "Address=10.3.0.5/25" in said["05-bmi-vlan106.network"]
+
+    listed.unlink()
+    subprocess.run(command, check=True)
+    assert list(folder.iterdir()) == []

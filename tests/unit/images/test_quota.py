@@ -12,6 +12,7 @@ from bmi.errors import QuotaExceeded
 from bmi.ids import new_id
 from bmi.images.models import Disk, Image
 from bmi.images.quota import Use, require_room, use_of
+from bmi.nodes.models import Node
 from bmi.parts import Parts
 from tests.unit.images.conftest import Tenants
 
@@ -49,9 +50,19 @@ def test_everything_counts_that_has_a_row(session: Session, blue: Project) -> No
     session.flush()
     add_image(session, None, "site", size=MIB)
     add_image(session, other.id, "theirs", size=MIB)
+    bmc = {
+        "bmc_driver": "memory",
+        "bmc_address": "-",
+        "bmc_username": "",
+        "bmc_password": "",
+        "bmc_options": {},
+    }
+    for name, owner in (("n1", blue.id), ("n2", other.id), ("n3", None)):
+        session.add(Node(id=new_id(), name=name, project_id=owner, nics=[], **bmc))
     session.flush()
 
     assert use_of(session, blue.id) == Use(
+        nodes=1,
         images=2,
         image_bytes=6 * MIB,
         disks=1,
@@ -151,8 +162,15 @@ def test_an_admin_sets_limits_and_everybody_in_the_project_sees_them_with_the_us
 
     shown = tenants["blue-viewer"].get("/v1/projects/blue").json()
     assert shown == changed
-    assert shown["quota"] == {"images": 5, "image_bytes": None, "disks": 2, "disk_bytes": 1 << 50}
+    assert shown["quota"] == {
+        "nodes": None,
+        "images": 5,
+        "image_bytes": None,
+        "disks": 2,
+        "disk_bytes": 1 << 50,
+    }
     assert shown["use"] == {
+        "nodes": 0,
         "images": 2,
         "image_bytes": 2 * MIB,
         "disks": 1,
@@ -162,7 +180,7 @@ def test_an_admin_sets_limits_and_everybody_in_the_project_sees_them_with_the_us
     }
     listed = tenants["blue-viewer"].get("/v1/projects").json()["items"][0]
     assert (listed["quota"], listed["use"]) == (shown["quota"], None)
-    for wrong in ({"images": -1}, {"disks": 10**7}, {"disk_bytes": 1 << 63}, {"nodes": 1}):
+    for wrong in ({"images": -1}, {"disks": 10**7}, {"disk_bytes": 1 << 63}, {"cpus": 1}):
         assert tenants.admin.patch("/v1/projects/blue/quota", json=wrong).status_code == 422
     for token, status in (("blue-manager", 403), ("red-manager", 404)):
         assert tenants[token].patch("/v1/projects/blue/quota", json={"images": 9}).status_code == status
