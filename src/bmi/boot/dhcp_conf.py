@@ -16,12 +16,6 @@ from bmi.boot.variables import DhcpServer, Loader
 from bmi.drivers.leg import Leg
 from bmi.errors import BadRequest
 
-LOADERS = (
-    Loader("bios", architectures=(0,), file="undionly.kpxe"),
-    Loader("uefi", architectures=(7, 9), file="snponly.efi"),
-)
-"""Files that firmware loads over TFTP, by the architecture that it names (RFC 4578, section 2.1)."""
-
 _LEASE = 24 * 3600  # seconds; a node's disk hangs on its address, so it outlives a long outage of this host
 _RA_INTERVAL = 10  # seconds between two router advertisements
 _LEASES_AT_MOST = 4096
@@ -50,6 +44,7 @@ class Place:
     interface_index: int
     """So it is with an interface."""
     gateway: IPv4Address | None
+    loaders: tuple[Loader, ...]
     tftp_root: Path
     user: str
     hosts: Path
@@ -105,7 +100,7 @@ def configuration(place: Place, texts: Texts = OWN_TEXTS) -> str:
             leases_at_most=_LEASES_AT_MOST,
             router=place.gateway,
             advertisement_seconds=_RA_INTERVAL,
-            loaders=LOADERS,
+            loaders=place.loaders,
             tftp_root=place.tftp_root,
             hosts=place.hosts,
             options=place.options,

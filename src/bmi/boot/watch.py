@@ -3,15 +3,24 @@
 from collections.abc import Callable
 from uuid import UUID
 
+from sqlalchemy import and_, or_, select
+from sqlalchemy.orm import Session
+
 from bmi.api.nodes import Milestone
+from bmi.boot.dhcp_log import IPXE
 from bmi.boot.models import Boot
 from bmi.boot.service import MILESTONES
 from bmi.db import now
 from bmi.errors import DeadlineExceeded
+from bmi.events import Event
 from bmi.parts import Parts
 from bmi.wait import wait_until
 
 _POLL = 0.1  # seconds between two looks at the record
+
+# Kinds of events, as `monitor` and `node_app` note them.
+_LOADED = ("tftp.sent", "http.sent")
+_ASKED = "dhcp.discover"
 
 _REACHED = {
     Milestone.POWER: "the node is on",
@@ -67,13 +76,20 @@ def wait_for(
     except DeadlineExceeded:
         with parts.db.read() as session:
             boot = session.get_one(Boot, id)
-        raise diagnosis(boot, deadline) from None
+            loaded = _loaded_in_vain(session, boot)
+        raise diagnosis(boot, deadline, loaded) from None
     taken = (now() - boot.started_at).total_seconds() if boot.started_at else 0
     return f"{_REACHED[until]}, {taken:.1f} s after power-on"
 
 
-def diagnosis(boot: Boot, deadline: float) -> DeadlineExceeded:
-    """Return the error for a boot that did not get further, with the place to look at first."""
+def diagnosis(boot: Boot, deadline: float, loaded: str | None = None) -> DeadlineExceeded:
+    """Return the error for a boot that did not get further, with the place to look at first.
+
+    Args:
+        boot: Its record.
+        deadline: Seconds that it was given.
+        loaded: The file that its firmware loaded last, if that gave no sign of life.
+    """
     nic, node = boot.attachment.nic, boot.node.name
     network = boot.attachment.network
     port = f"port {nic.port} of switch {nic.switch}"
@@ -84,12 +100,18 @@ def diagnosis(boot: Boot, deadline: float) -> DeadlineExceeded:
                 f"check the cabling of {port}, that it carries VLAN {network.vlan}, "
                 "and that the firmware boots from this card"
             )
+        case Milestone.DHCP if loaded:
+            cause = f"the firmware of node {node} loaded {loaded}, but that did not start"
+            advice = (
+                "look at its console; with Secure Boot on, firmware refuses what is not signed for it, see "
+                "docs/firmware.md"
+            )
         case Milestone.DHCP:
             cause = (
                 f"node {node} got its address {boot.attachment.address}, but never fetched its boot script"
             )
             advice = (
-                "look at its console: the firmware cannot load iPXE by TFTP, or not reach the gateway by HTTP"
+                "look at its console: the firmware cannot load iPXE, or iPXE cannot reach the gateway by HTTP"
             )
         case Milestone.SCRIPT:
             cause = f"node {node} fetched its boot script, but did not log in to its disk"
@@ -100,6 +122,17 @@ def diagnosis(boot: Boot, deadline: float) -> DeadlineExceeded:
                 "look at its console; an image without a first-boot report needs --until login instead of up"
             )
     return DeadlineExceeded(cause, next_step=advice)
+
+
+def _loaded_in_vain(session: Session, boot: Boot) -> str | None:
+    """Return the file that a node's firmware loaded last, unless iPXE was heard of after that."""
+    since = select(Event.kind, Event.message).where(
+        Event.node_id == boot.node_id,
+        Event.at >= (boot.started_at or boot.created_at),
+        or_(Event.kind.in_(_LOADED), and_(Event.kind == _ASKED, Event.message == IPXE)),
+    )
+    last = session.execute(since.order_by(Event.at.desc(), Event.id.desc()).limit(1)).first()
+    return last.message if last is not None and last.kind in _LOADED else None
 
 
 def _came_to(boot: Boot, until: Milestone) -> bool:

@@ -31,7 +31,9 @@ _PROCESSOR = "max,la57=off"
 # The services that boot the nodes come first: a DHCP answer that is late is lost.
 _NICENESS = "5"
 
-_OVMF = "opt/org.tianocore"  # where OVMF looks for settings that QEMU hands it (edk2, OvmfPkg/RUNTIME_CONFIG.md)
+_OVMF = (
+    "opt/org.tianocore"  # where OVMF looks for settings that QEMU hands it (edk2, OvmfPkg/RUNTIME_CONFIG.md)
+)
 
 _START_DEADLINE = 15.0  # seconds until QEMU takes orders; 0.03 s on an idle host
 _END_DEADLINE = 5.0  # seconds until a QEMU that was told to quit is gone
@@ -369,7 +371,7 @@ def _boot_order(spec: NodeSpec, device: BootDevice) -> list[str]:
     if spec.firmware is Firmware.BIOS:
         return ["-boot", f"order={'n' if device is BootDevice.NETWORK else 'c'},reboot-timeout=3000"]
     if device is BootDevice.NETWORK:
-        # OVMF would try PXE first; its HTTP client comes with the card's boot index too (edk2, PxeBcPcdProducerLib).
+        # The card's boot index stands for its PXE clients, which come first, and its HTTP clients.
         without_pxe = [f"name={_OVMF}/{version}PXESupport,string=no" for version in ("IPv4", "IPv6")]
         over_http = spec.network_boot is NetworkBoot.HTTP
         return [word for item in without_pxe for word in ("-fw_cfg", item)] if over_http else []
