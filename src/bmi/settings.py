@@ -20,6 +20,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from bmi.api.common import DOMAIN, DOMAIN_LENGTH
 from bmi.errors import SettingsInvalid
 
 EXPORT_PORTS = 4096
@@ -112,6 +113,8 @@ class Networks(Section):
     """Length of a network's own prefix."""
     gateways: int = Field(4, ge=1, le=8)
     """Addresses at the end of each network that are kept for gateways."""
+    domain: str = Field("bmi.internal", pattern=rf"^{DOMAIN}$", max_length=DOMAIN_LENGTH)
+    """What nodes' names end with, NODE.PROJECT.DOMAIN, on networks that have no domain of their own."""
 
 
 class Gateway(Section):

@@ -16,6 +16,7 @@ from bmi.boot.models import Boot
 from bmi.db import page
 from bmi.events import Event
 from bmi.http import InProject, Pages, TheService, Who
+from bmi.networks.models import Attachment
 from bmi.nodes import service as nodes
 from bmi.nodes.models import Node
 from bmi.parts import Parts
@@ -144,6 +145,22 @@ def list_node_events(service: TheService, who: Who, node: str, paging: Pages) ->
         return Page(items=[view_event(event) for event in rows], next=following)
 
 
+def _nics(session: Session, row: Node) -> list[wire.NodeNic]:
+    ids = [nic.id for nic in row.nics]
+    found = session.scalars(select(Attachment).where(Attachment.nic_id.in_(ids)))
+    there = {attachment.nic_id: attachment for attachment in found}
+    return [
+        wire.NodeNic(
+            mac=nic.mac,
+            switch=nic.switch,
+            port=nic.port,
+            network=there[nic.id].network.name if nic.id in there else None,
+            address=there[nic.id].ip if nic.id in there else None,
+        )
+        for nic in row.nics
+    ]
+
+
 def _node(session: Session, parts: Parts, who: Caller, row: Node) -> wire.Node:
     record = session.scalar(select(Boot).where(Boot.node_id == row.id))
     running = session.scalar(
@@ -159,7 +176,7 @@ def _node(session: Session, parts: Parts, who: Caller, row: Node) -> wire.Node:
         bmc=wire.Bmc(driver=row.bmc_driver, address=row.bmc_address, username=row.bmc_username)
         if who.admin
         else None,
-        nics=[wire.Nic(mac=nic.mac, switch=nic.switch, port=nic.port) for nic in row.nics],
+        nics=_nics(session, row),
         disk=record.disk.name if record else None,
         image=record.disk.image.name if record and record.disk.image else None,
         network=record.attachment.network.name if record else None,
