@@ -22,6 +22,7 @@ from bmi.audit import routes as audit_routes
 from bmi.audit.middleware import AuditMiddleware
 from bmi.boot.dnsmasq import Dnsmasq
 from bmi.boot.listen import NodeHttp
+from bmi.boot.loaders import Loaders
 from bmi.boot.monitor import Monitor
 from bmi.boot.node_app import node_app
 from bmi.boot.texts import Texts
@@ -156,7 +157,7 @@ def _build_gateway(parts: Parts) -> GatewayParts:
         legs=confirmed("leg", HelpedLegs(helper)) if helper else _driver("leg", settings.leg, site),
         dnsmasq=HelpedDnsmasq(helper)
         if helper
-        else Dnsmasq(site, tftp_root=settings.boot.tftp_root, texts=parts.texts, leases=settings.boot.leases),
+        else Dnsmasq(site, loaders=Loaders(settings.boot), texts=parts.texts, leases=settings.boot.leases),
         node_http=NodeHttp(lambda network: node_app(parts, network), rights=rights),
         rights=rights,
     )

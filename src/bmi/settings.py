@@ -1,13 +1,23 @@
 """Configuration: defaults, then one TOML file, then `BMI_*` environment variables."""
 
 import os
+import re
 import tomllib
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ByteSize,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from bmi.api.common import DOMAIN, DOMAIN_LENGTH
@@ -21,6 +31,19 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 DEFAULT_FILE = Path("/etc/bmi/bmi.toml")
 TEMPLATES = Path("/etc/bmi/templates")
+
+
+def _plain_path(path: str) -> str:
+    names = path.removeprefix("/").split("/")
+    if path and not all(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name, re.ASCII) for name in names):
+        raise ValueError(
+            "must be a path of letters, digits, dots, hyphens and underscores, none of them hidden"
+        )
+    return path
+
+
+LoaderFile = Annotated[str, Field(max_length=200), AfterValidator(_plain_path)]
+"""A file's path that is safe in dnsmasq's configuration and in a URL, and does not lead upwards; or nothing."""
 
 
 class Section(BaseModel):
@@ -238,6 +261,24 @@ class Oidc(Section):
         return issuer
 
 
+class Loaders(Section):
+    """What firmware loads first: iPXE, or what leads to it.
+
+    Files in `boot.tftp_root`, or absolute paths. An empty one means that such firmware is told of nothing to load.
+    """
+
+    bios: LoaderFile = "undionly.kpxe"
+    """By TFTP, as the next two: these lie within `boot.tftp_root`."""
+    uefi_x64: LoaderFile = "snponly.efi"
+    uefi_arm64: LoaderFile = ""
+    """Debian 12 has none; later ones have ipxe-arm64.efi in their package ipxe."""
+    http_x64: LoaderFile = "snponly.efi"
+    """By UEFI HTTP boot, as the next one."""
+    http_arm64: LoaderFile = ""
+    beside: list[LoaderFile] = []
+    """What a loader asks for, over HTTP, where it came from itself, such as a shim for iPXE."""
+
+
 class Boot(Section):
     """What nodes are served while they boot."""
 
@@ -246,12 +287,29 @@ class Boot(Section):
     iscsi_port: int = Field(3260, ge=1, le=61439)
     """First of 4096 ports: each export has its own, counted by the node's place in its network."""
     tftp_root: Path = Path("/usr/lib/ipxe")
-    """Folder with undionly.kpxe and snponly.efi."""
+    """Folder with iPXE's loaders; whatever is in it can be fetched by every node, over TFTP."""
+    loaders: Loaders = Loaders()
     leases: Path | None = None
     """Folder of the files of DHCP leases, which a reboot empties if absent."""
     templates: Path | None = None
     """Folder with templates that replace BMI's own; /etc/bmi/templates where that exists if absent."""
     iqn_prefix: str = Field("iqn.2026-01.internal.bmi", pattern=r"^iqn\.\d{4}-\d{2}\.[a-z0-9.-]+$")
+
+    @model_validator(mode="after")
+    def _loaders_can_be_served(self) -> Self:
+        for name in ("bios", "uefi_x64", "uefi_arm64"):
+            file = Path(getattr(self.loaders, name))
+            if file.is_absolute() and not file.is_relative_to(self.tftp_root):
+                raise ValueError(
+                    f"loaders.{name} is not within tftp_root {self.tftp_root}, all that TFTP serves"
+                )
+        named: dict[str, Path] = {}
+        for file in map(Path, (self.loaders.http_x64, self.loaders.http_arm64, *self.loaders.beside)):
+            if file.name and named.setdefault(file.name, self.tftp_root / file) != self.tftp_root / file:
+                raise ValueError(
+                    f"loaders has two files with the name {file.name}, which HTTP cannot tell apart"
+                )
+        return self
 
 
 class Console(Section):

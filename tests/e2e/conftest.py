@@ -8,8 +8,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from bmi.api.doctor import Report
+from bmi.lab.ipmi import IpmiController
 from bmi.lab.lab import Lab
 from bmi.processes import Process
 
@@ -120,6 +121,44 @@ def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
         site: Site = request.getfixturevalue("site")
         site.deprovision_all()
         assert site.leftovers() == {}
+
+
+@contextmanager
+def with_ipmi(site: Site, name: str, folder: Path, **changes: Any) -> Iterator[None]:
+    """Give a node an IPMI controller, and let that be the one that BMI knows.
+
+    Args:
+        site: The lab.
+        name: The node.
+        folder: For the controller's files.
+        changes: What the machine that it switches has other than the lab's, by the fields of `NodeSpec`.
+    """
+    before, machine = site.ask("node", "show", name), site.lab.machine(name)
+    lab_node = next(node for node in site.lab.require().nodes if node.name == name)
+    username, word = "operator", "sesame-and-so-on"
+    spec = replace(machine.spec, **changes)
+    controller = IpmiController(spec, machine.folder, folder / "ipmi", free_port(), username, word)
+    password, old = folder / "pw", folder / "old"
+    password.write_text(word)
+    old.write_text(lab_node.bmc_password)
+    nic = before["nics"][0]
+    card = f"{nic['mac']}={nic['switch']}:{nic['port']}"
+    controller.start()
+    try:
+        site.must("node", "delete", name)
+        site.must(
+            *("node", "register", name, "--bmc-driver", "ipmi", "--bmc-address", controller.address),
+            *("--bmc-user", username, "--bmc-password-file", str(password), "--nic", card),
+        )
+        yield
+    finally:
+        controller.stop()
+        site.must("node", "delete", name)
+        bmc = before["bmc"]
+        site.must(
+            *("node", "register", name, "--bmc-address", bmc["address"], "--bmc-user", bmc["username"]),
+            *("--bmc-password-file", str(old), "--nic", card),
+        )
 
 
 def is_of(process: Process, program: str) -> bool:

@@ -26,6 +26,7 @@ from bmi.api.networks import NetworkCreate
 from bmi.api.nodes import Milestone, NodeState, Provision
 from bmi.api.operations import Ending, Operation
 from bmi.boot.dnsmasq import Dnsmasq
+from bmi.boot.loaders import Loaders
 from bmi.client import Client
 from bmi.client.errors import ApiError, OperationFailed
 from bmi.db import Db
@@ -235,7 +236,7 @@ def looked_at(config: Path) -> Iterator[Parts]:
         number=row.number,
         target=load("target", settings.target.driver, settings.target.options, own),
         legs=load("leg", settings.leg.driver, settings.leg.options, own),
-        dnsmasq=SeenDnsmasq(own, tftp_root=settings.boot.tftp_root),
+        dnsmasq=SeenDnsmasq(own, loaders=Loaders(settings.boot)),
         node_http=FakeNodeHttp(),  # type: ignore[arg-type]
     )
     for leg in here.legs.legs():  # what listens there is in the service's own process, and ends with it

@@ -20,6 +20,9 @@ Options = dict[int, bytes]
 IPXE: Options = {175: b"\xb1\x01\x01", 77: b"iPXE", 60: b"PXEClient:Arch:00000:UNDI:002001", 93: b"\0\0"}
 BIOS: Options = {60: b"PXEClient:Arch:00000:UNDI:002001", 93: b"\0\0"}
 UEFI: Options = {60: b"PXEClient:Arch:00007:UNDI:003016", 93: b"\0\7"}
+UEFI_HTTP: Options = {60: b"HTTPClient:Arch:00016:UNDI:003001", 93: b"\0\x10"}
+ARM64: Options = {60: b"PXEClient:Arch:00011:UNDI:003001", 93: b"\0\x0b"}
+ARM64_HTTP: Options = {60: b"HTTPClient:Arch:00019:UNDI:003001", 93: b"\0\x13"}
 SYSTEM: Options = {60: b"some operating system"}
 
 

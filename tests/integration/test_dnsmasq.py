@@ -20,11 +20,24 @@ import pytest
 from bmi import netns
 from bmi.boot.dhcp_log import Kind
 from bmi.boot.dnsmasq import Addressing, Dnsmasq
+from bmi.boot.loaders import Loaders
 from bmi.drivers import Outcome
 from bmi.errors import BadRequest, BootServiceError, PortTaken
 from bmi.run import run
+from bmi.settings import Boot
 from tests.integration.dhcp_bench import Bench, dhcp_bench, host, mentioning
-from tests.integration.dhcp_client import BIOS, IPXE, NAK, REQUEST, SYSTEM, UEFI, Options
+from tests.integration.dhcp_client import (
+    ARM64,
+    ARM64_HTTP,
+    BIOS,
+    IPXE,
+    NAK,
+    REQUEST,
+    SYSTEM,
+    UEFI,
+    UEFI_HTTP,
+    Options,
+)
 
 LOADERS = Path("/usr/lib/ipxe")
 UNKNOWN = "52:54:00:bb:bb:bb"
@@ -53,13 +66,58 @@ def test_ipxe_is_sent_to_the_nodes_own_script(bench: Bench) -> None:
         assert answer.options[1] == bytes([255, 255, 255, 0])
 
 
-@pytest.mark.parametrize(("client", "loader"), [(BIOS, "undionly.kpxe"), (UEFI, "snponly.efi")])
+HTTP_LOADER = "http://10.66.0.254:8080/loader/snponly.efi"
+
+
+@pytest.mark.parametrize(
+    ("client", "loader"), [(BIOS, "undionly.kpxe"), (UEFI, "snponly.efi"), (UEFI_HTTP, HTTP_LOADER)]
+)
 def test_firmware_is_sent_to_the_loader_that_it_can_run(bench: Bench, client: Options, loader: str) -> None:
     bench.dnsmasq.serve(bench.leg, [host(1)])
     answer = bench.client.boot(host(1).mac, client)
     assert answer is not None
     assert answer.boot_file == loader
     assert answer.next_server == bench.leg.address.ip
+    assert (answer.text(60) == "HTTPClient") is (client is UEFI_HTTP)
+
+
+def test_firmware_for_which_there_is_no_loader_gets_an_address_alone(bench: Bench) -> None:
+    bench.dnsmasq.serve(bench.leg, [host(1)])
+    for client in (ARM64, ARM64_HTTP):
+        answer = bench.client.boot(host(1).mac, client)
+        assert answer is not None
+        assert answer.address == host(1).address
+        assert answer.boot_file is None
+    assert [event.detail for event in bench.events(Kind.ACK, count=2)] == [
+        "UEFI firmware",
+        "UEFI firmware, HTTP boot",
+    ]
+
+
+def test_each_architecture_has_its_own_loader(bench: Bench) -> None:
+    top = bench.run_dir / "loaders"  # dnsmasq may not enter pytest's own folders
+    names = {"bios": "a.kpxe", "uefi_x64": "x64/b.efi", "uefi_arm64": "c.efi"}
+    over_http = {"http_x64": "d.efi", "http_arm64": str(top / "elsewhere" / "e.efi")}
+    boot = Boot.model_validate(
+        {"tftp_root": top / "root", "http_port": 8081, "loaders": {**names, **over_http}}
+    )
+    for name in (*names.values(), *over_http.values()):
+        file = boot.tftp_root / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(name.encode())
+    dnsmasq = Dnsmasq(bench.site, run_dir=bench.run_dir, loaders=Loaders(boot))
+    dnsmasq.serve(bench.leg, [host(1)])
+    answers = [
+        bench.client.boot(host(1).mac, client) for client in (BIOS, UEFI, ARM64, UEFI_HTTP, ARM64_HTTP, IPXE)
+    ]
+    assert [answer and answer.boot_file for answer in answers] == [
+        *names.values(),
+        "http://10.66.0.254:8081/loader/d.efi",
+        "http://10.66.0.254:8081/loader/e.efi",
+        host(1).script_url,
+    ]
+    run(["ip", "-n", bench.client.namespace, "addr", "add", f"{host(1).address}/24", "dev", "eth0"])
+    assert _tftp(bench, "x64/b.efi") == b"x64/b.efi"
 
 
 def test_the_operating_system_gets_no_boot_file_no_route_and_no_dns(bench: Bench) -> None:
@@ -348,7 +406,7 @@ def test_another_dhcp_server_on_the_leg_is_named(bench: Bench, reuse: bool) -> N
 
 def test_a_missing_loader_is_named_with_its_package(bench: Bench, tmp_path: Path) -> None:
     shutil.copy(LOADERS / "undionly.kpxe", tmp_path)
-    dnsmasq = Dnsmasq(bench.site, run_dir=bench.run_dir, tftp_root=tmp_path)
+    dnsmasq = Dnsmasq(bench.site, run_dir=bench.run_dir, loaders=Loaders(Boot(tftp_root=tmp_path)))
     with pytest.raises(BootServiceError, match=r"snponly.efi is missing.*package ipxe"):
         dnsmasq.serve(bench.leg, [host(1)])
     assert not mentioning(bench.site.state_dir)
@@ -359,7 +417,7 @@ def test_a_loader_folder_that_dnsmasq_may_not_enter_is_reported(bench: Bench, tm
     closed.mkdir(mode=0o700)
     for name in ("undionly.kpxe", "snponly.efi"):
         shutil.copy(LOADERS / name, closed)
-    dnsmasq = Dnsmasq(bench.site, run_dir=bench.run_dir, tftp_root=closed)
+    dnsmasq = Dnsmasq(bench.site, run_dir=bench.run_dir, loaders=Loaders(Boot(tftp_root=closed)))
     with pytest.raises(BootServiceError, match=r"(?s)TFTP directory .*closed"):
         dnsmasq.serve(bench.leg, [host(1)])
     assert not mentioning(bench.site.state_dir)

@@ -34,6 +34,16 @@ def test_environment_wins_over_file(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         ("[api]\nport = 70000", "api.port"),
         ("[api]\ncertificate = '/etc/bmi/api.pem'", "certificate_key are needed both"),
         ("[boot]\niqn_prefix = 'my disks'", "boot.iqn_prefix"),
+        ("[boot.loaders]\nbios = '/srv/undionly.kpxe'", r"boot: .*loaders.bios is not within tftp_root"),
+        ("[boot.loaders]\nuefi_x64 = '../snponly.efi'", r"boot\.loaders\.uefi_x64"),
+        ("[boot.loaders]\nhttp_x64 = 'a\\ndhcp-script=/bin/sh'", r"boot\.loaders\.http_x64"),
+        ("[boot.loaders]\nhttp_x64 = 'a b'", r"boot\.loaders\.http_x64"),
+        ("[boot.loaders]\nhttp_x64 = 'x64/'", r"boot\.loaders\.http_x64"),
+        ("[boot.loaders]\nhttp_x86 = 'a'", r"boot\.loaders\.http_x86"),
+        (
+            "[boot.loaders]\nhttp_x64 = 'a/ipxe.efi'\nhttp_arm64 = 'b/ipxe.efi'",
+            "two files with the name ipxe.efi",
+        ),
         ("[networks]\nsubnets = '10.0.0.0/99'", "networks.subnets"),
     ],
 )

@@ -10,6 +10,7 @@ The files below know nothing of the database and answer one question each:
     listen.py      the HTTP server that nodes, and nobody else, can reach
     texts.py       the texts of the files above and below, from templates that a site may replace
       variables.py   what each template is given
+    loaders.py     the programs that firmware loads first, by its architecture, over TFTP or HTTP
     script.py      the iPXE script that takes a node to its disk
     seed.py        the small volume that tells a node its name and keys
       iso_dates.py   makes it the same for the same content

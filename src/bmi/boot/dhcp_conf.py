@@ -17,12 +17,6 @@ from bmi.boot.variables import DhcpServer, Loader
 from bmi.drivers.leg import Leg
 from bmi.errors import BadRequest
 
-LOADERS = (
-    Loader("bios", architectures=(0,), file="undionly.kpxe"),
-    Loader("uefi", architectures=(7, 9), file="snponly.efi"),
-)
-"""Files that firmware loads over TFTP, by the architecture that it names (RFC 4578, section 2.1)."""
-
 LEASE = 24 * 3600  # seconds; a node's disk hangs on its address, so it outlives a long outage of this host
 LEASES = range(120, 366 * 86400)
 """Seconds that a lease may have; dnsmasq gives none below two minutes."""
@@ -102,6 +96,7 @@ class Place:
     interface_index: int
     """So it is with an interface."""
     addressing: Addressing
+    loaders: tuple[Loader, ...]
     tftp_root: Path
     user: str
     hosts: Path
@@ -209,7 +204,7 @@ def configuration(place: Place, texts: Texts = OWN_TEXTS) -> str:
             mtu=told.mtu,
             script_url=told.script_url,
             advertisement_seconds=_RA_INTERVAL,
-            loaders=LOADERS,
+            loaders=place.loaders,
             tftp_root=place.tftp_root,
             hosts=place.hosts,
             options=place.options,

@@ -33,11 +33,15 @@ _MAC = r"(?P<mac>[0-9a-f]{2}(?::[0-9a-f]{2}){5})"
 _ADDRESS = r"(?P<address>\d{1,3}(?:\.\d{1,3}){3})"
 _PACKET = re.compile(r"\d+ available DHCP (?:subnet|range): .*", re.ASCII)
 _USER_CLASS = re.compile(r"\d+ user class: (?P<name>.*)", re.ASCII)
-_FIRMWARE = re.compile(r"\d+ vendor class: PXEClient:Arch:(?P<arch>\d{5}).*", re.ASCII)
+_FIRMWARE = re.compile(r"\d+ vendor class: (?P<way>PXE|HTTP)Client:Arch:(?P<arch>\d{5}).*", re.ASCII)
 _DISCOVER = re.compile(rf"\d+ DHCPDISCOVER\(\S+\) (?:{_ADDRESS} )?{_MAC} (?P<reason>.*)", re.ASCII)
 _ACK = re.compile(rf"\d+ DHCPACK\(\S+\) {_ADDRESS} {_MAC} .*", re.ASCII)
 _NAK = re.compile(rf"\d+ DHCPNAK\(\S+\) {_ADDRESS} {_MAC} (?P<reason>.*)", re.ASCII)
 _SENT = re.compile(rf"sent (?P<file>/.*) to {_ADDRESS}", re.ASCII)
+
+
+IPXE = "iPXE"
+"""Who asked, when it was iPXE."""
 
 
 class Kind(StrEnum):
@@ -166,8 +170,10 @@ class _Parser:
             self._client = "operating system"
         elif firmware := _FIRMWARE.fullmatch(text):
             self._client = "BIOS firmware" if int(firmware["arch"]) == 0 else "UEFI firmware"
-        elif (named := _USER_CLASS.fullmatch(text)) and named["name"] == "iPXE":
-            self._client = "iPXE"
+            if firmware["way"] == "HTTP":
+                self._client += ", HTTP boot"
+        elif (named := _USER_CLASS.fullmatch(text)) and named["name"] == IPXE:
+            self._client = IPXE
 
 
 class _Memory:

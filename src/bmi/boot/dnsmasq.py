@@ -23,7 +23,6 @@ import psutil
 from bmi import processes
 from bmi.boot import files, leases, routes, tftp
 from bmi.boot.dhcp_conf import (
-    LOADERS,
     Addressing,
     BootHost,
     DhcpMode,
@@ -40,6 +39,7 @@ from bmi.boot.dhcp_conf import (
 from bmi.boot.dhcp_log import BootEvent, Kind, LogReader
 from bmi.boot.files import Files
 from bmi.boot.leases import Lease, Reservation
+from bmi.boot.loaders import Loaders
 from bmi.boot.texts import OWN_TEXTS, Texts
 from bmi.drivers import Outcome, Site
 from bmi.drivers.leg import Leg
@@ -68,7 +68,7 @@ class Dnsmasq:
         self,
         site: Site,
         *,
-        tftp_root: Path = Path("/usr/lib/ipxe"),
+        loaders: Loaders | None = None,
         run_dir: Path = Path("/run/bmi"),
         user: str = "dnsmasq",
         patience: float = 10.0,
@@ -79,7 +79,7 @@ class Dnsmasq:
 
         Args:
             site: The installation.
-            tftp_root: Folder with iPXE's loaders; everything in it can be fetched by every node.
+            loaders: What firmware loads; those of the default settings if None.
             run_dir: Folder that every user may pass through.
             user: Whom dnsmasq runs as, once it holds its ports.
             patience: Seconds without an answer after which a dnsmasq counts as hung.
@@ -88,7 +88,7 @@ class Dnsmasq:
         """
         self._kept = site.state_dir / "boot"
         self._shown = run_dir / site.installation
-        self._tftp_root = tftp_root
+        self._loaders = loaders or Loaders()
         self._user = user
         self._patience = patience
         self._texts = texts
@@ -287,7 +287,8 @@ class Dnsmasq:
             namespace_inode=inode,
             interface_index=index,
             addressing=addressing,
-            tftp_root=self._tftp_root,
+            loaders=self._loaders.on(leg.address.ip),
+            tftp_root=self._loaders.tftp_root,
             user=self._user,
             hosts=at.hosts,
             options=at.options,
@@ -389,12 +390,11 @@ class Dnsmasq:
         process.on_exit(ended)
 
     def _require_loaders(self) -> None:
-        for loader in LOADERS:
-            if not (self._tftp_root / loader.file).is_file():
-                raise BootServiceError(
-                    f"file {self._tftp_root / loader.file} is missing, no node can load iPXE over TFTP",
-                    next_step="install the Debian package ipxe, or set boot.tftp_root to a folder that has it",
-                )
+        for file in self._loaders.missing():
+            raise BootServiceError(
+                f"file {file} is missing, which firmware is to load",
+                next_step="install the Debian package ipxe, or name another file in the settings: boot.loaders",
+            )
 
 
 def _require_free_ports(leg: Leg) -> None:

@@ -1,14 +1,17 @@
-"""What nodes ask for over HTTP: their boot script, and the report that they are up.
+"""What nodes ask for over HTTP: their loader, their boot script, and the report that they are up.
 
 One application per network, on that network's leg only. A request must carry the boot record's token, come
 from the address that the record gives the node, and arrive on the record's own network; else there is nothing
 here. Only where another server gives addresses, a node may ask without a token what it is to boot.
+here. Loaders alone are everybody's, as they are over TFTP: firmware has no token, and nothing in them is secret.
 """
 
 import hmac
 import logging
+from collections.abc import Iterator
 from datetime import timedelta
 from ipaddress import IPv4Address
+from pathlib import Path
 from urllib.parse import parse_qs
 from uuid import UUID
 
@@ -16,11 +19,11 @@ from sqlalchemy import select
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from bmi.api.nodes import Milestone
-from bmi.boot import neighbours
+from bmi.boot import loaders, neighbours
 from bmi.boot import service as boot
 from bmi.boot.models import Boot
 from bmi.boot.script import render
@@ -31,6 +34,11 @@ from bmi.parts import Parts
 
 log = logging.getLogger(__name__)
 
+_CHUNK = 64 * 1024  # bytes of a loader that are in memory at a time
+_EFI = "application/efi"  # UEFI 2.10, 24.7.3.2.3: by this, or by its name's end, firmware knows a program
+
+_LOADED = "http.sent"
+_LOADED_AGAIN = timedelta(seconds=10)  # within which the same loader is one event
 _REFUSED = "boot.refused"
 _REPEATED = timedelta(minutes=10)  # in which the same refusal is one event
 _MOST_REFUSALS = 20  # events of one node in that time: addresses and tokens are free to who floods
@@ -45,6 +53,13 @@ _KEYS = ("pub_key_ed25519", "pub_key_ecdsa", "pub_key_rsa")  # as cloud-init's p
 def node_app(parts: Parts, network: UUID) -> Starlette:
     """Return the application that answers the nodes of one network."""
 
+    served = loaders.Loaders(parts.settings.boot).over_http
+
+    async def loader(request: Request) -> Response:
+        # A shim asks for what is beside it with two slashes.
+        file = served.get(str(request.path_params["name"]).lstrip("/"))
+        return _nothing() if file is None else await run_in_threadpool(_loader, parts, network, request, file)
+
     async def script(request: Request) -> Response:
         return await run_in_threadpool(_script, parts, network, request)
 
@@ -58,10 +73,50 @@ def node_app(parts: Parts, network: UUID) -> Starlette:
     return Starlette(
         routes=[
             Route("/boot/script.ipxe", own_script),
+            Route(f"/{loaders.FOLDER}/{{name:path}}", loader),
             Route("/boot/{boot}/{token}/script.ipxe", script),
             Route("/boot/{boot}/{token}/phone-home", phone_home, methods=["POST"]),
         ]
     )
+
+
+def _loader(parts: Parts, network: UUID, request: Request, file: Path) -> Response:
+    try:
+        size = file.stat().st_size
+    except OSError as error:
+        log.warning("loader %s cannot be served: %s", file, error)
+        return _nothing()
+    headers = {"content-length": str(size)}
+    if request.method == "HEAD":  # firmware asks for the size first
+        return Response(headers=headers, media_type=_EFI)
+    _note_loader(parts, network, request, file.name)
+    return StreamingResponse(_chunks(file, size), headers=headers, media_type=_EFI)
+
+
+def _chunks(file: Path, size: int) -> Iterator[bytes]:
+    with file.open("rb") as content:
+        while size > 0 and (chunk := content.read(min(_CHUNK, size))):
+            size -= len(chunk)
+            yield chunk
+
+
+def _note_loader(parts: Parts, network: UUID, request: Request, name: str) -> None:
+    """Make an event of a loader that a node fetches, once for a firmware that asks again and again."""
+    with parts.db.read() as session:
+        there = [row for row in boot.boots_here(parts, session, network) if row.served]
+        row = next((row for row in there if row.attachment.address == _peer(request)), None)
+        if row is None:
+            return
+        told = select(Event.id).where(
+            Event.node_id == row.node_id,
+            Event.kind == _LOADED,
+            Event.message == name,
+            Event.at > now() - _LOADED_AGAIN,
+        )
+        if session.scalar(told.limit(1)) is not None:
+            return
+    with parts.db.write() as session:
+        record(session, _LOADED, name, node=row.node_id, project=row.disk.project_id)
 
 
 def _script(parts: Parts, network: UUID, request: Request) -> Response:

@@ -74,14 +74,16 @@ class ExitScript(Variables):
 
 @dataclass(frozen=True)
 class Loader:
-    """A file that firmware loads over TFTP, and that becomes iPXE."""
+    """A program that firmware loads: iPXE, or what leads to it."""
 
     name: str
     """As in "bios"."""
     architectures: tuple[int, ...]
     """What the firmware says that it is (RFC 4578, section 2.1)."""
     file: str
-    """In the folder `boot.tftp_root`."""
+    """Within the folder `boot.tftp_root`; or a URL, if it is loaded by UEFI HTTP boot."""
+    http: bool = False
+    """Whether it is: such firmware believes a server only that calls itself an HTTPClient (UEFI 2.10, 24.7.3)."""
 
 
 @dataclass(frozen=True)
@@ -236,7 +238,11 @@ _NETWORK = DhcpServer(
     mtu=None,
     script_url=None,
     advertisement_seconds=10,
-    loaders=(Loader("bios", (0,), "undionly.kpxe"), Loader("uefi", (7, 9), "snponly.efi")),
+    loaders=(
+        Loader("bios", (0,), "undionly.kpxe"),
+        Loader("uefi_x64", (7, 9), "snponly.efi"),
+        Loader("http_x64", (16,), "http://10.64.1.254:8080/loader/snponly.efi", http=True),
+    ),
     tftp_root=Path("/usr/lib/ipxe"),
     hosts=Path("/run/bmi/sample/hosts"),
     options=Path("/run/bmi/sample/options"),

@@ -4,9 +4,10 @@ import logging
 from collections.abc import Callable
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import and_, or_, select
 
 from bmi.api.nodes import Milestone
+from bmi.boot.dhcp_log import IPXE
 from bmi.boot.models import Boot
 from bmi.boot.service import MILESTONES
 from bmi.db import now
@@ -21,6 +22,10 @@ log = logging.getLogger(__name__)
 
 _EVENTS = 1000  # read of a boot, at the most
 _POLL = 0.1  # seconds between two looks at the record
+
+# Kinds of events, as `monitor` and `node_app` note them.
+_LOADED = ("tftp.sent", "http.sent")
+_ASKED = "dhcp.discover"
 
 _REACHED = {
     Milestone.POWER: "the node is on",
@@ -87,12 +92,18 @@ def diagnosis(parts: Parts, boot: Boot, deadline: float) -> DeadlineExceeded:
     match boot.milestone:
         case None | Milestone.POWER:
             cause, advice = _silence(parts, boot, deadline)
+        case Milestone.DHCP if loaded := _loaded_in_vain(parts, boot):
+            cause = f"the firmware of node {node} loaded {loaded}, but that did not start"
+            advice = (
+                "look at its console; with Secure Boot on, firmware refuses what is not signed for it, see "
+                "docs/firmware.md"
+            )
         case Milestone.DHCP:
             cause = (
                 f"node {node} got its address {boot.attachment.address}, but never fetched its boot script"
             )
             advice = (
-                "look at its console: the firmware cannot load iPXE by TFTP, or not reach the gateway by HTTP"
+                "look at its console: the firmware cannot load iPXE, or iPXE cannot reach the gateway by HTTP"
             )
         case Milestone.SCRIPT:
             cause = f"node {node} fetched its boot script, but did not log in to its disk"
@@ -165,6 +176,18 @@ def _seen_by_switch(parts: Parts, boot: Boot) -> tuple[bool | None, str | None]:
     if not ports or nic.port in ports:
         return link, None
     return link, f"port {', '.join(ports)}"
+
+
+def _loaded_in_vain(parts: Parts, boot: Boot) -> str | None:
+    """Return the file that a node's firmware loaded last, unless iPXE was heard of after that."""
+    since = select(Event.kind, Event.message).where(
+        Event.node_id == boot.node_id,
+        Event.at >= (boot.started_at or boot.created_at),
+        or_(Event.kind.in_(_LOADED), and_(Event.kind == _ASKED, Event.message == IPXE)),
+    )
+    with parts.db.read() as session:
+        last = session.execute(since.order_by(Event.at.desc(), Event.id.desc()).limit(1)).first()
+    return last.message if last is not None and last.kind in _LOADED else None
 
 
 def _came_to(boot: Boot, until: Milestone) -> bool:

@@ -235,9 +235,9 @@ TABLE: dict[Code, Entry] = {
     Code.LOADER_MISSING: Entry(
         _ERROR,
         Family.BOOT,
-        "A file of iPXE that firmware loads over TFTP is absent.",
+        "A file that firmware is to load, iPXE or what leads to it, is absent.",
         "",
-        "install the Debian package ipxe, or set boot.tftp_root to a folder that has it",
+        "install the Debian package ipxe, or name another file in the settings: boot.loaders, boot.tftp_root",
     ),
     Code.DHCP_FOREIGN: Entry(
         _ERROR,

@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from bmi.boot.dnsmasq import Dnsmasq
+from bmi.boot.loaders import Loaders
 from bmi.boot.texts import Texts
 from bmi.drivers import Site, load
 from bmi.drivers.leg import Leg, Legs
@@ -103,7 +104,7 @@ class House:
         def make() -> Dnsmasq:
             made = Dnsmasq(
                 self._folder(),
-                tftp_root=self._settings.boot.tftp_root,
+                loaders=Loaders(self._settings.boot),
                 texts=self._texts,
                 leases=self._settings.boot.leases,
             )

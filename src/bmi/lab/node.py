@@ -31,6 +31,10 @@ _PROCESSOR = "max,la57=off"
 # The services that boot the nodes come first: a DHCP answer that is late is lost.
 _NICENESS = "5"
 
+_OVMF = (
+    "opt/org.tianocore"  # where OVMF looks for settings that QEMU hands it (edk2, OvmfPkg/RUNTIME_CONFIG.md)
+)
+
 _START_DEADLINE = 15.0  # seconds until QEMU takes orders; 0.03 s on an idle host
 _END_DEADLINE = 5.0  # seconds until a QEMU that was told to quit is gone
 _POLL = 0.002  # seconds between two looks at a QEMU that starts
@@ -56,6 +60,8 @@ class NetworkBoot(StrEnum):
     """iPXE in the NIC's option ROM."""
     FIRMWARE = "firmware"
     """The PXE client of the UEFI firmware, as in most servers: DHCP, then a boot program over TFTP."""
+    HTTP = "http"
+    """The HTTP client of the UEFI firmware alone: DHCP, then a boot program from the URL in the answer."""
 
 
 @dataclass(frozen=True)
@@ -101,9 +107,9 @@ class NodeSpec:
                     f"lab node {self.name!r}: {value!r} does not match {pattern.pattern}",
                     next_step="correct the lab's description",
                 )
-        if self.network_boot is NetworkBoot.FIRMWARE and self.firmware is Firmware.BIOS:
+        if self.network_boot is not NetworkBoot.IPXE and self.firmware is Firmware.BIOS:
             raise SettingsInvalid(
-                f"lab node {self.name!r}: a BIOS has no PXE client of its own",
+                f"lab node {self.name!r}: a BIOS has no network boot of its own",
                 next_step="take firmware uefi or network boot ipxe",
             )
 
@@ -365,7 +371,10 @@ def _boot_order(spec: NodeSpec, device: BootDevice) -> list[str]:
     if spec.firmware is Firmware.BIOS:
         return ["-boot", f"order={'n' if device is BootDevice.NETWORK else 'c'},reboot-timeout=3000"]
     if device is BootDevice.NETWORK:
-        return []
+        # The card's boot index stands for its PXE clients, which come first, and its HTTP clients.
+        without_pxe = [f"name={_OVMF}/{version}PXESupport,string=no" for version in ("IPv4", "IPv6")]
+        over_http = spec.network_boot is NetworkBoot.HTTP
+        return [word for item in without_pxe for word in ("-fw_cfg", item)] if over_http else []
     # OVMF boots from the network by itself unless it is told of something else: an empty disk.
     return [
         *("-blockdev", "driver=null-co,node-name=empty,size=1048576,read-zeroes=on"),

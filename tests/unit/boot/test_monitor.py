@@ -12,9 +12,9 @@ from bmi.api.nodes import Milestone
 from bmi.boot.dhcp_log import BootEvent, Kind
 from bmi.boot.models import Boot
 from bmi.boot.monitor import Monitor
-from bmi.boot.watch import diagnosis
+from bmi.boot.watch import diagnosis, wait_for
 from bmi.drivers.target.memory import MemoryTarget
-from bmi.errors import SwitchError
+from bmi.errors import DeadlineExceeded, SwitchError
 from bmi.parts import Parts
 
 
@@ -168,3 +168,26 @@ def test_a_switch_that_does_not_answer_is_no_diagnosis(
 
     monkeypatch.setattr(parts.switches["sw1"], "port", fail, raising=False)
     assert silence(parts, record)[0] == "no DHCP request from 52:54:00:00:00:01 in 90 s"
+
+
+def gave_up(parts: Parts, record: Boot) -> DeadlineExceeded:
+    with pytest.raises(DeadlineExceeded) as error:
+        wait_for(parts, record.id, Milestone.UP, 0, tell=lambda *_: None, stop=lambda: None)
+    return error.value
+
+
+def test_a_loader_that_does_not_start_is_named(parts: Parts, record: Boot) -> None:
+    """As where Secure Boot refuses it: the firmware loads it, and that is the last that is heard."""
+    mac, address = record.attachment.nic.mac, record.attachment.address
+    monitor = Monitor(parts)
+    saw(parts, record, Kind.ACK, "", mac=mac, address=address)
+    monitor.look()
+    assert "never fetched its boot script" in gave_up(parts, record).message
+    saw(parts, record, Kind.SENT, "snponly.efi", mac=None, address=address)
+    monitor.look()
+    error = gave_up(parts, record)
+    assert error.message == "the firmware of node n1 loaded snponly.efi, but that did not start"
+    assert "Secure Boot" in error.next_step
+    saw(parts, record, Kind.DISCOVER, "iPXE", mac=mac, address=None)
+    monitor.look()
+    assert "never fetched its boot script" in gave_up(parts, record).message

@@ -1,5 +1,6 @@
 """What nodes are told over HTTP, and what is refused to everybody else."""
 
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -7,6 +8,7 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import select
 
+from bmi import settings
 from bmi.boot.models import Boot
 from bmi.boot.node_app import node_app
 from bmi.boot.service import boot_url
@@ -50,6 +52,72 @@ def test_the_node_gets_its_script_with_its_secret(parts: Parts, record: Boot) ->
     assert parts.vault.open(record.chap_secret) in answer.text
     assert str(record.disk_id) in answer.text
     assert milestone(parts) == "script"
+
+
+# --- loaders ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def loaders(parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a loader that is not in the settings, and a shim with what it leads to, which are."""
+    for name in ("snponly.efi", "shimx64.efi", "ipxe.efi"):
+        (tmp_path / name).write_bytes(name.encode() * 20_000)
+    names = {"http_x64": "shimx64.efi", "beside": ["ipxe.efi"]}
+    boot = settings.Boot.model_validate({"tftp_root": tmp_path, "loaders": names})
+    monkeypatch.setattr(parts, "settings", parts.settings.model_copy(update={"boot": boot}))
+    return tmp_path
+
+
+def fetches(api: TestClient) -> list[str]:
+    events = api.get("/v1/nodes/n1/events").json()["items"]
+    return [event["message"] for event in events if event["kind"] == "http.sent"]
+
+
+def test_firmware_fetches_its_loader(api: TestClient, parts: Parts, record: Boot, loaders: Path) -> None:
+    firmware = node(parts, record)
+    first = firmware.head("/loader/shimx64.efi")
+    assert (first.status_code, first.content) == (200, b"")
+    assert first.headers["content-type"] == "application/efi"
+    answer = firmware.get("/loader/shimx64.efi")
+    assert answer.content == (loaders / "shimx64.efi").read_bytes()
+    assert answer.headers["content-length"] == first.headers["content-length"] == str(len(answer.content))
+    assert firmware.get("/loader//ipxe.efi").content == (loaders / "ipxe.efi").read_bytes()
+    assert fetches(api) == ["shimx64.efi", "ipxe.efi"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "snponly.efi",
+        "../snponly.efi",
+        "%2e%2e/%2e%2e/etc/passwd",
+        "/etc/passwd",
+        "",
+        "ipxe.efi/",
+        "autoexec.ipxe",
+    ],
+)
+def test_no_other_file_is_served(parts: Parts, record: Boot, loaders: Path, name: str) -> None:
+    assert node(parts, record).get(f"/loader/{name}").status_code == 404
+
+
+def test_a_loader_is_everybodys_and_an_event_of_the_node_alone(
+    api: TestClient, parts: Parts, record: Boot, loaders: Path
+) -> None:
+    stranger = node(parts, record, address="10.64.0.77")
+    assert stranger.get("/loader/ipxe.efi").status_code == 200
+    assert fetches(api) == []
+    for _ in range(5):
+        node(parts, record).get("/loader/ipxe.efi")
+    assert fetches(api) == ["ipxe.efi"]
+
+
+def test_a_loader_that_is_gone_is_nothing(parts: Parts, record: Boot, loaders: Path) -> None:
+    (loaders / "shimx64.efi").unlink()
+    assert node(parts, record).get("/loader/shimx64.efi").status_code == 404
+
+
+# --- refusals --------------------------------------------------------------------------------------------
 
 
 def refusals(api: TestClient) -> list[str]:

@@ -281,6 +281,7 @@ def node(name: str = "n1", state: str = "available", **more: Any) -> dict[str, A
         "operation": None,
         "problem": None,
         "lease": None,
+        "console": False,
         "created_at": "2026-01-02T10:00:00Z",
         **more,
     }

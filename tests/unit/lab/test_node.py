@@ -58,6 +58,17 @@ def test_uefi_boots_with_ipxe_or_by_itself() -> None:
     assert "romfile=/usr/lib/ipxe/qemu/efi-virtio.rom,bootindex=0" in words(UEFI)
     own = replace(UEFI, network_boot=NetworkBoot.FIRMWARE)
     assert ",romfile=,bootindex=0" in words(own)
+    assert "-fw_cfg" not in words(own)
+
+
+def test_uefi_boots_by_http_and_not_by_pxe() -> None:
+    http = replace(UEFI, network_boot=NetworkBoot.HTTP)
+    assert ",romfile=,bootindex=0" in words(http)
+    for version in ("IPv4", "IPv6"):
+        assert f"-fw_cfg name=opt/org.tianocore/{version}PXESupport,string=no" in words(http)
+    assert "-fw_cfg" not in words(http, BootDevice.DISK)
+    with pytest.raises(SettingsInvalid, match="a BIOS has no network boot of its own"):
+        replace(SPEC, network_boot=NetworkBoot.HTTP)
 
 
 def test_uefi_that_boots_from_disk_is_given_one_and_no_network() -> None:

@@ -23,7 +23,7 @@ from bmi.drivers.power import (
 from bmi.drivers.power.ipmi import login
 from bmi.drivers.power.redfish_connection import Connection, Lacking, RedfishOptions
 from bmi.drivers.power.redfish_quirks import boot_mode, boot_override, order, quirks_of, wanted_mode
-from bmi.errors import BmcRefused, ConsoleUnavailable, DeadlineExceeded
+from bmi.errors import BadRequest, BmcRefused, ConsoleUnavailable, DeadlineExceeded
 from bmi.wait import wait_until
 
 _POLL = 0.1  # seconds between two looks; controllers are small computers
@@ -34,9 +34,15 @@ _RESETS = {
     PowerState.ON: (sushy.RESET_TYPE_ON, sushy.RESET_TYPE_FORCE_ON),
     PowerState.OFF: (sushy.RESET_TYPE_FORCE_OFF,),
 }
-_TARGETS = {
-    BootDevice.NETWORK: sushy.BOOT_SOURCE_TARGET_PXE,
-    BootDevice.DISK: sushy.BOOT_SOURCE_TARGET_HDD,
+_NETWORK_TARGETS = {
+    "pxe": sushy.BOOT_SOURCE_TARGET_PXE,
+    "http": sushy.BOOT_SOURCE_TARGET_UEFI_HTTP,
+}
+"""What each value of a node's option `network_boot` chooses (DSP0268, ComputerSystem, BootSource)."""
+_NETWORK_BOOT = "network_boot"
+_DEVICES = {
+    **dict.fromkeys(_NETWORK_TARGETS.values(), BootDevice.NETWORK),
+    sushy.BOOT_SOURCE_TARGET_HDD: BootDevice.DISK,
 }
 _ALWAYS = sushy.BOOT_SOURCE_ENABLED_CONTINUOUS
 _ONCE = sushy.BOOT_SOURCE_ENABLED_ONCE
@@ -72,9 +78,10 @@ class RedfishPower:
     def boot_from(self, bmc: Bmc, device: BootDevice) -> None:
         """Choose what the firmware starts from, and read it back.
 
-        It holds for every start if the controller can do that, else for the next one.
+        It holds for every start if the controller can do that, else for the next one. From the network that is by
+        PXE, or by UEFI HTTP where the node's option `network_boot` is `http`.
         """
-        connection, target, mode = self._connection(bmc), _TARGETS[device], wanted_mode(bmc)
+        connection, target, mode = self._connection(bmc), _target(bmc, device), wanted_mode(bmc)
         with connection.system() as system:
             if boot_override(system) == (target, _ALWAYS) and mode in (None, boot_mode(system)):
                 return
@@ -92,8 +99,7 @@ class RedfishPower:
         """Read what the firmware was told to start from; None if nothing, or something else."""
         with self._connection(bmc).system() as system:
             target, enabled = boot_override(system)
-        chosen = [device for device, source in _TARGETS.items() if source == target]
-        return chosen[0] if chosen and enabled in (_ALWAYS, _ONCE) else None
+        return _DEVICES.get(target) if enabled in (_ALWAYS, _ONCE) else None
 
     def reset_boot(self, bmc: Bmc) -> None:
         """Have the firmware start from what it is set to itself, empty the virtual drives, and read both back."""
@@ -179,6 +185,20 @@ class RedfishPower:
                 f"still reports {now}",
                 next_step="look at the BMC's own log and console, update its firmware or reset the BMC",
             ) from error
+
+
+def _target(bmc: Bmc, device: BootDevice) -> Any:
+    """Return the boot target for a device, as the node's options want it."""
+    if device is BootDevice.DISK:
+        return sushy.BOOT_SOURCE_TARGET_HDD
+    way = bmc.options.get(_NETWORK_BOOT, "pxe")
+    try:
+        return _NETWORK_TARGETS[way]
+    except KeyError:
+        raise BadRequest(
+            f"BMC {bmc.address}: option {_NETWORK_BOOT} is {way!r}",
+            next_step=f"register the node with {_NETWORK_BOOT}={' or '.join(_NETWORK_TARGETS)}",
+        ) from None
 
 
 def _power_state(system: Any) -> PowerState:

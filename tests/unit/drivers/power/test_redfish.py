@@ -18,7 +18,7 @@ from cryptography.x509.oid import NameOID
 from bmi.drivers import Site
 from bmi.drivers.power import Bmc, BootDevice, PowerState
 from bmi.drivers.power.redfish import RedfishPower
-from bmi.errors import BmcRefused, BmcUnreachable, SettingsInvalid
+from bmi.errors import BadRequest, BmcRefused, BmcUnreachable, SettingsInvalid
 from tests.unit.drivers.power.board import (
     MANAGER,
     PASSWORD,
@@ -164,6 +164,38 @@ def test_a_target_that_the_controller_does_not_have_is_refused(serve: Serve, dri
     board.boot["BootSourceOverrideTarget@Redfish.AllowableValues"] = ["None", "Hdd"]
     with pytest.raises(BmcRefused, match="has no boot target Pxe, only Hdd, None"):
         drive().boot_from(serve(board), BootDevice.NETWORK)
+
+
+def over_http(bmc: Bmc, way: str = "http") -> Bmc:
+    return replace(bmc, options={**bmc.options, "network_boot": way})
+
+
+def test_a_node_may_boot_by_uefi_http(serve: Serve, drive: Drive) -> None:
+    board = Board()
+    board.boot["BootSourceOverrideTarget@Redfish.AllowableValues"] = ["None", "Pxe", "UefiHttp", "Hdd"]
+    bmc, power = over_http(serve(board)), drive()
+    power.boot_from(bmc, BootDevice.NETWORK)
+    assert board.boot["BootSourceOverrideTarget"] == "UefiHttp"
+    assert board.boot["BootSourceOverrideEnabled"] == "Continuous"
+    assert power.boots_from(bmc) is BootDevice.NETWORK
+    power.boot_from(bmc, BootDevice.NETWORK)
+    assert len(board.changes(SYSTEM)) == 1
+    power.boot_from(bmc, BootDevice.DISK)
+    assert board.boot["BootSourceOverrideTarget"] == "Hdd"
+    power.reset_boot(bmc)
+    assert power.boots_from(bmc) is None
+
+
+def test_uefi_http_is_not_asked_of_a_controller_that_does_not_offer_it(serve: Serve, drive: Drive) -> None:
+    board = Board()
+    with pytest.raises(BmcRefused, match="has no boot target UefiHttp, only Hdd, None, Pxe"):
+        drive().boot_from(over_http(serve(board)), BootDevice.NETWORK)
+    assert board.changes(SYSTEM) == []
+
+
+def test_an_unknown_way_to_boot_from_the_network_is_refused(serve: Serve, drive: Drive) -> None:
+    with pytest.raises(BadRequest, match="option network_boot is 'tftp'"):
+        drive().boot_from(over_http(serve(Board()), "tftp"), BootDevice.NETWORK)
 
 
 def test_supermicro_gets_its_boot_mode_back(serve: Serve, drive: Drive) -> None:
