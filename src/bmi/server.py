@@ -25,6 +25,7 @@ from bmi.boot.listen import NodeHttp
 from bmi.boot.monitor import Monitor
 from bmi.boot.node_app import node_app
 from bmi.db import Db
+from bmi.discovery import routes as discovery_routes
 from bmi.doctor import routes as doctor_routes
 from bmi.drivers import Site, load
 from bmi.drivers.confirmed import confirmed
@@ -244,6 +245,7 @@ def build_app(parts: Parts, roles: Collection[Role] = EVERYTHING) -> FastAPI:
         users_routes,
         login_routes,
         nodes_routes,
+        discovery_routes,
         networks_routes,
         intake_routes,
         images_routes,

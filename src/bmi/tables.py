@@ -4,6 +4,7 @@ from bmi import events
 from bmi.access import models as access
 from bmi.audit import models as audit
 from bmi.boot import models as boot
+from bmi.discovery import models as discovery
 from bmi.gateways import models as gateways
 from bmi.images import models as images
 from bmi.legacy import models as legacy
@@ -15,6 +16,7 @@ __all__ = [
     "access",
     "audit",
     "boot",
+    "discovery",
     "events",
     "gateways",
     "images",

@@ -9,6 +9,7 @@ from uuid import UUID
 from pydantic import BeforeValidator, Field, SecretStr, StringConstraints
 
 from bmi.api.common import Name, Request, Response
+from bmi.api.hardware import Hardware
 
 
 def _lower(value: object) -> object:
@@ -70,6 +71,7 @@ class Bmc(Response):
     driver: str
     address: str
     username: str
+    options: dict[str, str] = {}
 
 
 class NodeCreate(Request):
@@ -105,6 +107,8 @@ class Node(Response):
     """The operation that runs on it now."""
     problem: str | None
     """Why it is `failed`, and what to do."""
+    hardware: Hardware | None = None
+    """What it consists of, if it ever told."""
     created_at: datetime
 
 

@@ -1,27 +1,25 @@
 """HTTP of nodes."""
 
 from fastapi import APIRouter, Response
-from sqlalchemy import or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy import select
 
-from bmi.access.policy import Action, Caller, authorize
+from bmi.access.policy import Action, authorize
 from bmi.access.rules import asks
 from bmi.access.service import find_owned, select_visible
 from bmi.api import nodes as wire
 from bmi.api.common import Page
+from bmi.api.inventory import NodeChange, NodeImport, NodesImported
 from bmi.api.operations import Event as WireEvent
 from bmi.api.operations import Operation as WireOperation
-from bmi.boot import service as boot
-from bmi.boot.models import Boot
 from bmi.db import page
 from bmi.events import Event
 from bmi.http import InProject, Pages, TheService, Who
+from bmi.nodes import inventory
 from bmi.nodes import service as nodes
 from bmi.nodes.models import Node
-from bmi.parts import Parts
+from bmi.nodes.views import view_node
 from bmi.provisioning import cleaning, deprovision, power, provision
 from bmi.provisioning.accept import accept
-from bmi.provisioning.models import Operation
 from bmi.provisioning.routes import view_event
 
 router = APIRouter(tags=["nodes"])
@@ -31,10 +29,18 @@ router = APIRouter(tags=["nodes"])
 def register_node(service: TheService, who: Who, body: wire.NodeCreate) -> wire.Node:
     """Take a node into the inventory."""
     authorize(who, Action.NODE_WRITE, None, thing="the inventory")
+    outside = inventory.look_at_switches(service.parts, (nic.switch for nic in body.nics))
     with service.parts.db.write() as session:
-        node = nodes.register(session, service.parts, body)
+        node = inventory.register(session, service.parts, body, outside)
         session.refresh(node)
-        return _node(session, service.parts, who, node)
+        return view_node(session, service.parts, who, node)
+
+
+@router.post("/nodes/import", dependencies=[asks(Action.NODE_WRITE)])
+def import_nodes(service: TheService, who: Who, body: NodeImport) -> NodesImported:
+    """Take many nodes into the inventory at once: all of them or none, unless asked otherwise."""
+    authorize(who, Action.NODE_WRITE, None, thing="the inventory")
+    return inventory.take_in(service.parts, body)
 
 
 @router.get("/nodes", dependencies=[asks(Action.NODE_READ)])
@@ -51,16 +57,29 @@ def list_nodes(
         if state is not None:
             query = query.where(Node.state == state)
         rows, following = page(session, query, Node, limit=paging.limit, cursor=paging.cursor)
-        return Page(items=[_node(session, service.parts, who, row) for row in rows], next=following)
+        return Page(items=[view_node(session, service.parts, who, row) for row in rows], next=following)
 
 
 @router.get("/nodes/{node}", dependencies=[asks(Action.NODE_READ)])
 def show_node(service: TheService, who: Who, node: str) -> wire.Node:
     """Show a node."""
     with service.parts.db.read() as session:
-        return _node(
+        return view_node(
             session, service.parts, who, find_owned(session, who, Node, node, Action.NODE_READ, project=None)
         )
+
+
+@router.patch("/nodes/{node}", dependencies=[asks(Action.NODE_WRITE)])
+def update_node(service: TheService, who: Who, node: str, body: NodeChange) -> wire.Node:
+    """Change a node's name, how its management controller is reached, or its network cards."""
+    with service.parts.db.read() as session:  # who may not is not to have switches asked
+        find_owned(session, who, Node, node, Action.NODE_WRITE, project=None)
+    outside = inventory.look_at_switches(service.parts, (nic.switch for nic in body.nics or ()))
+    with service.parts.db.write() as session:
+        row = find_owned(session, who, Node, node, Action.NODE_WRITE, project=None)
+        changed = inventory.change(session, service.parts, row, body, outside)
+        session.refresh(changed)
+        return view_node(session, service.parts, who, changed)
 
 
 @router.delete("/nodes/{node}", status_code=204, dependencies=[asks(Action.NODE_WRITE)])
@@ -142,32 +161,3 @@ def list_node_events(service: TheService, who: Who, node: str, paging: Pages) ->
             query = query.where(Event.project_id.in_(who.roles))
         rows, following = page(session, query, Event, limit=paging.limit, cursor=paging.cursor)
         return Page(items=[view_event(event) for event in rows], next=following)
-
-
-def _node(session: Session, parts: Parts, who: Caller, row: Node) -> wire.Node:
-    record = session.scalar(select(Boot).where(Boot.node_id == row.id))
-    running = session.scalar(
-        select(Operation.id).where(
-            or_(Operation.node_id == row.id, Operation.second_node_id == row.id), Operation.ended_at.is_(None)
-        )
-    )
-    return wire.Node(
-        id=row.id,
-        name=row.name,
-        state=row.state,
-        project=row.project.name if row.project else None,
-        bmc=wire.Bmc(driver=row.bmc_driver, address=row.bmc_address, username=row.bmc_username)
-        if who.admin
-        else None,
-        nics=[wire.Nic(mac=nic.mac, switch=nic.switch, port=nic.port) for nic in row.nics],
-        disk=record.disk.name if record else None,
-        image=record.disk.image.name if record and record.disk.image else None,
-        network=record.attachment.network.name if record else None,
-        address=record.attachment.ip if record else None,
-        portal=f"{boot.gateway_address(record)}:{boot.iscsi_port(parts, record)}" if record else None,
-        gateway=record.gateway.name if record else None,
-        ssh_host_keys=record.ssh_host_keys if record else [],
-        operation=running,
-        problem=row.problem,
-        created_at=row.created_at,
-    )
