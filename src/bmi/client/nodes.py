@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from uuid import UUID
 
+from bmi.api.inventory import NodeChange, NodeImport, NodesImported
 from bmi.api.nodes import Deprovision, Node, NodeCreate, NodeState, Power, PowerRequest, Provision, Reset
 from bmi.api.operations import Event, Operation
 from bmi.client import history
@@ -18,6 +19,16 @@ class Nodes:
     def register(self, request: NodeCreate) -> Node:
         """Make a server known."""
         return self._transport.call("POST", ["nodes"], Node, body=request)
+
+    def take_in(self, request: NodeImport) -> NodesImported:
+        """Make many servers known at once, or say what is wrong with them."""
+        # The service asks switches, and controllers if it is to.
+        path = ["nodes", "import"]
+        return self._transport.call("POST", path, NodesImported, body=request, patience=240)
+
+    def update(self, node: str | UUID, request: NodeChange) -> Node:
+        """Change what is known of a server."""
+        return self._transport.call("PATCH", ["nodes", node], Node, body=request, patience=120)
 
     def list(
         self, *, state: NodeState | None = None, project: str | None = None, limit: int | None = None
