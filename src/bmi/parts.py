@@ -8,6 +8,7 @@ from uuid import UUID
 
 from bmi.boot.dnsmasq import Dnsmasq
 from bmi.boot.listen import NodeHttp
+from bmi.boot.texts import OWN_TEXTS, Texts
 from bmi.db import Db
 from bmi.drivers import Site
 from bmi.drivers.leg import Leg, Legs
@@ -62,6 +63,7 @@ class Parts:
     storage: Storage
     switches: Mapping[str, Switch]
     powers: Mapping[str, Power]
+    texts: Texts = OWN_TEXTS
     here: GatewayParts | None = None
     """None where this process is no gateway."""
     _locks: dict[object, threading.RLock] = field(

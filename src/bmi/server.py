@@ -24,6 +24,7 @@ from bmi.boot.dnsmasq import Dnsmasq
 from bmi.boot.listen import NodeHttp
 from bmi.boot.monitor import Monitor
 from bmi.boot.node_app import node_app
+from bmi.boot.texts import Texts
 from bmi.db import Db
 from bmi.discovery import routes as discovery_routes
 from bmi.doctor import routes as doctor_routes
@@ -102,7 +103,9 @@ def build_parts(settings: Settings, roles: Collection[Role] = EVERYTHING) -> Par
             name: confirmed("power", load("power", name, options, site))
             for name, options in settings.power.items()
         },
+        texts=Texts(settings.template_folder),
     )
+    parts.texts.check(dnsmasq=Role.GATEWAY in roles)
     if set(roles) != EVERYTHING and not (db.shared and parts.storage.shared):
         raise SettingsInvalid(
             "processes can share the work only where they share the database (PostgreSQL) and the storage (rbd)",
@@ -146,7 +149,9 @@ def _build_gateway(parts: Parts) -> GatewayParts:
         number=row.number,
         target=_driver("target", settings.target, site),
         legs=confirmed("leg", HelpedLegs(helper)) if helper else _driver("leg", settings.leg, site),
-        dnsmasq=HelpedDnsmasq(helper) if helper else Dnsmasq(site, tftp_root=settings.boot.tftp_root),
+        dnsmasq=HelpedDnsmasq(helper)
+        if helper
+        else Dnsmasq(site, tftp_root=settings.boot.tftp_root, texts=parts.texts),
         node_http=NodeHttp(lambda network: node_app(parts, network), rights=rights),
         rights=rights,
     )

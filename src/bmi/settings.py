@@ -19,6 +19,7 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 """Hosts that nobody else can listen to."""
 
 DEFAULT_FILE = Path("/etc/bmi/bmi.toml")
+TEMPLATES = Path("/etc/bmi/templates")
 
 
 class Section(BaseModel):
@@ -259,6 +260,8 @@ class Boot(Section):
     """First of 4096 ports: each export has its own, counted by the node's place in its network."""
     tftp_root: Path = Path("/usr/lib/ipxe")
     """Folder with undionly.kpxe and snponly.efi."""
+    templates: Path | None = None
+    """Folder with templates that replace BMI's own; /etc/bmi/templates where that exists if absent."""
     iqn_prefix: str = Field("iqn.2026-01.internal.bmi", pattern=r"^iqn\.\d{4}-\d{2}\.[a-z0-9.-]+$")
 
 
@@ -323,6 +326,11 @@ class Settings(BaseSettings):
     def inspector(self) -> Path:
         """Folder with the inspection system's kernel and initramfs."""
         return self.discovery.inspector or self.cache_dir / "inspector"
+
+    @property
+    def template_folder(self) -> Path | None:
+        """Folder with templates that replace BMI's own, if there is one."""
+        return self.boot.templates or (TEMPLATES if TEMPLATES.exists() else None)
 
     @property
     def vault_file(self) -> Path:

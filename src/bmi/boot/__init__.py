@@ -8,6 +8,8 @@ The files below know nothing of the database and answer one question each:
       leases.py      the addresses that nodes have taken
       files.py       where all this is kept
     listen.py      the HTTP server that nodes, and nobody else, can reach
+    texts.py       the texts of the files above and below, from templates that a site may replace
+      variables.py   what each template is given
     script.py      the iPXE script that takes a node to its disk
     seed.py        the small volume that tells a node its name and keys
       iso_dates.py   makes it the same for the same content

@@ -1,6 +1,7 @@
 """The texts that dnsmasq reads: its configuration, its hosts and their options.
 
-Every value is checked here before it gets into a line: what comes from a user must not become a directive.
+The configuration's text is in `templates/`. Every value is checked here before it gets into a line: what comes
+from a user must not become a directive.
 """
 
 from collections.abc import Sequence
@@ -10,11 +11,16 @@ from pathlib import Path
 from uuid import UUID
 
 from bmi.boot.checks import check_hostname, check_mac, check_url
+from bmi.boot.texts import OWN_TEXTS, Texts
+from bmi.boot.variables import DhcpServer, Loader
 from bmi.drivers.leg import Leg
 from bmi.errors import BadRequest
 
-BIOS_LOADER = "undionly.kpxe"
-UEFI_LOADER = "snponly.efi"
+LOADERS = (
+    Loader("bios", architectures=(0,), file="undionly.kpxe"),
+    Loader("uefi", architectures=(7, 9), file="snponly.efi"),
+)
+"""Files that firmware loads over TFTP, by the architecture that it names (RFC 4578, section 2.1)."""
 
 _LEASE = 24 * 3600  # seconds; a node's disk hangs on its address, so it outlives a long outage of this host
 _RA_INTERVAL = 10  # seconds between two router advertisements
@@ -81,53 +87,33 @@ def check_hosts(leg: Leg, hosts: Sequence[BootHost]) -> None:
                 )
 
 
-def configuration(place: Place) -> str:
-    """Return the configuration that dnsmasq reads once, when it starts."""
+def configuration(place: Place, texts: Texts = OWN_TEXTS) -> str:
+    """Return the configuration that dnsmasq reads once, when it starts.
+
+    Raises:
+        SettingsInvalid: The template of this site's own cannot be used.
+    """
     leg = place.leg
-    network = leg.address.network
-    router = f"option:router,{place.gateway}" if place.gateway else "option:router"
-    lines = [
-        f"# namespace {place.namespace_inode}, interface {place.interface_index}",
-        f"user={place.user}",
-        "port=0",
-        "no-hosts",
-        "no-resolv",
-        "pid-file",
-        f"log-facility={_quoted(place.log)}",
-        "log-dhcp",
-        f"interface={leg.interface}",
-        "except-interface=lo",
-        "bind-interfaces",
-        # Only reserved cards are answered, and by nobody else on this network.
-        f"dhcp-range={network.network_address},static,{network.netmask},{_LEASE}",
-        "dhcp-authoritative",
-        "dhcp-ignore=tag:!known",
-        "dhcp-ignore-names",
-        # Firmware, iPXE, initramfs and operating system of one node send different client ids.
-        "dhcp-ignore-clid",
-        f"dhcp-lease-max={_LEASES_AT_MOST}",
-        f"dhcp-hostsfile={_quoted(place.hosts)}",
-        f"dhcp-optsfile={_quoted(place.options)}",
-        f"dhcp-leasefile={_quoted(place.leases)}",
-        f"dhcp-option={router}",
-        "dhcp-option=option:dns-server",
-        # iPXE waits 13 s for a router advertisement before it goes on; this one offers no route.
-        "enable-ra",
-        "quiet-ra",
-        f"dhcp-range=::,constructor:{leg.interface},ra-only",
-        f"ra-param={leg.interface},{_RA_INTERVAL},0",
-        # iPXE names itself by option 175; firmware names its architecture (RFC 4578, section 2.1).
-        "dhcp-match=set:ipxe,175",
-        "dhcp-match=set:bios,option:client-arch,0",
-        "dhcp-match=set:uefi,option:client-arch,7",
-        "dhcp-match=set:uefi,option:client-arch,9",
-        f"dhcp-boot=tag:!ipxe,tag:bios,{BIOS_LOADER}",
-        f"dhcp-boot=tag:!ipxe,tag:uefi,{UEFI_LOADER}",
-        "enable-tftp",
-        f"tftp-root={_quoted(place.tftp_root)}",
-        *_byte_tags(),
-    ]
-    return "\n".join(lines) + "\n"
+    return texts.render(
+        DhcpServer(
+            namespace_inode=place.namespace_inode,
+            interface_index=place.interface_index,
+            interface=leg.interface,
+            user=place.user,
+            subnet=leg.address.network,
+            lease_seconds=_LEASE,
+            leases_at_most=_LEASES_AT_MOST,
+            router=place.gateway,
+            advertisement_seconds=_RA_INTERVAL,
+            loaders=LOADERS,
+            tftp_root=place.tftp_root,
+            hosts=place.hosts,
+            options=place.options,
+            leases=place.leases,
+            log=place.log,
+            byte_tags=tuple(_byte_tags()),
+        )
+    )
 
 
 def hosts_text(hosts: Sequence[BootHost]) -> str:
@@ -162,8 +148,3 @@ def _byte_tags() -> list[str]:
 
 def _tags(mac: str) -> str:
     return ",".join(f"tag:m{position}x{byte}" for position, byte in enumerate(mac.lower().split(":")))
-
-
-def _quoted(path: Path) -> str:
-    escaped = str(path).replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'

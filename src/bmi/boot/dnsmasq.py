@@ -23,8 +23,7 @@ import psutil
 from bmi import processes
 from bmi.boot import files, leases, tftp
 from bmi.boot.dhcp_conf import (
-    BIOS_LOADER,
-    UEFI_LOADER,
+    LOADERS,
     BootHost,
     Place,
     check_hosts,
@@ -35,6 +34,7 @@ from bmi.boot.dhcp_conf import (
 from bmi.boot.dhcp_log import BootEvent, LogReader
 from bmi.boot.files import Files
 from bmi.boot.leases import Lease, Reservation
+from bmi.boot.texts import OWN_TEXTS, Texts
 from bmi.drivers import Outcome, Site
 from bmi.drivers.leg import Leg
 from bmi.errors import BootServiceError, CommandFailed, DeadlineExceeded, PortTaken
@@ -64,6 +64,7 @@ class Dnsmasq:
         run_dir: Path = Path("/run/bmi"),
         user: str = "dnsmasq",
         patience: float = 10.0,
+        texts: Texts = OWN_TEXTS,
     ) -> None:
         """Say where things are; nothing is started.
 
@@ -73,12 +74,14 @@ class Dnsmasq:
             run_dir: Folder that every user may pass through.
             user: Whom dnsmasq runs as, once it holds its ports.
             patience: Seconds without an answer after which a dnsmasq counts as hung.
+            texts: The templates.
         """
         self._kept = site.state_dir / "boot"
         self._shown = run_dir / site.installation
         self._tftp_root = tftp_root
         self._user = user
         self._patience = patience
+        self._texts = texts
         self._calls: list[Callable[[UUID], None]] = []
         self._guard = threading.Lock()
         self._locks: defaultdict[UUID, threading.RLock] = defaultdict(threading.RLock)
@@ -109,7 +112,7 @@ class Dnsmasq:
         with self._lock(leg.network):
             if files.size(at.log) > _LOG_AT_MOST:
                 os.truncate(at.log, 0)
-            conf = configuration(self._place(leg, at, gateway))
+            conf = configuration(self._place(leg, at, gateway), self._texts)
             process = processes.recorded(at.record)
             if process is None or files.read(at.conf) != conf:
                 self._restart(leg, at, conf, hosts)
@@ -174,7 +177,7 @@ class Dnsmasq:
         at = self._files(leg.network)
         with self._lock(leg.network):
             runs = processes.recorded(at.record) is not None
-            current = files.read(at.conf) == configuration(self._place(leg, at, gateway))
+            current = files.read(at.conf) == configuration(self._place(leg, at, gateway), self._texts)
             return runs and current and _is_told(at, hosts)
 
     def running(self) -> list[UUID]:
@@ -339,10 +342,10 @@ class Dnsmasq:
         process.on_exit(ended)
 
     def _require_loaders(self) -> None:
-        for name in (BIOS_LOADER, UEFI_LOADER):
-            if not (self._tftp_root / name).is_file():
+        for loader in LOADERS:
+            if not (self._tftp_root / loader.file).is_file():
                 raise BootServiceError(
-                    f"file {self._tftp_root / name} is missing, no node can load iPXE over TFTP",
+                    f"file {self._tftp_root / loader.file} is missing, no node can load iPXE over TFTP",
                     next_step="install the Debian package ipxe, or set boot.tftp_root to a folder that has it",
                 )
 

@@ -64,7 +64,7 @@ def _script(parts: Parts, network: UUID, request: Request) -> Response:
     with parts.db.write() as session:
         current = session.get_one(Boot, row.id)
         boot.reached(session, current, Milestone.SCRIPT, "boot script fetched", kind="boot.script")
-    return PlainTextResponse(render(boot.boot_target(parts, row)))
+    return PlainTextResponse(render(boot.boot_target(parts, row), parts.texts))
 
 
 def _phone_home(parts: Parts, network: UUID, request: Request, form: dict[str, list[str]]) -> Response:

@@ -1,6 +1,6 @@
 """The script that takes a node's iPXE to its disk, and does not leave it at a dead end.
 
-Only commands that Debian's iPXE of 2019 has; see https://ipxe.org/cmd.
+Its text is in `templates/`: only commands that Debian's iPXE of 2019 has; see https://ipxe.org/cmd.
 """
 
 import re
@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
 from bmi.boot.checks import check_url
+from bmi.boot.texts import OWN_TEXTS, Texts
+from bmi.boot.variables import BootScript, ExitScript, WaitScript
 from bmi.errors import BadRequest
 
-_PATIENCE = (2, 4, 30)  # seconds: the first wait, what each wait is longer by, the longest; in whole steps
+_PATIENCE = {"first_wait": 2, "longer_by": 4, "longest_wait": 30}  # seconds
 _LUN_LIMIT = 0x3FFF  # RFC 7143, 4.6: what fits in one level of addressing
 _NAME = re.compile(r"(iqn|eui|naa)\.[a-z0-9.:-]{1,219}", re.ASCII)
 _WORD = re.compile(r"[A-Za-z0-9._:-]{1,64}", re.ASCII)
@@ -33,7 +35,7 @@ class BootTarget:
     lun: int = 1
 
 
-def render(target: BootTarget) -> str:
+def render(target: BootTarget, texts: Texts = OWN_TEXTS) -> str:
     """Return the script that boots a disk.
 
     When that fails the node says why on its console, waits a little longer each time, and fetches the script
@@ -41,59 +43,47 @@ def render(target: BootTarget) -> str:
 
     Raises:
         BadRequest: A value would not be safe in a script.
+        SettingsInvalid: A template of this site's own cannot be used.
     """
-    portal = f"{target.address}:{target.port}"
-    return _script(
-        # What an attempt before this one left: without it the drive's number is taken.
-        "clear keep-san",
-        "sanunhook --drive 0x80 ||",
-        # The operating system takes the connection over by the table (iBFT) that iPXE leaves behind.
-        "set keep-san 1",
-        f"set initiator-iqn {_checked(_NAME, target.initiator, 'initiator name')}",
-        f"set username {_checked(_WORD, target.username, 'user name')}",
-        f"set password {_checked(_WORD, target.password, 'password')}",
-        f"echo BMI: booting from {portal}",
-        f"sanboot --keep {_uri(target)} ||",
-        f"echo BMI: cannot boot from {portal}: error ${{errno}}",
-        *_wait_and_fetch(target.script_url),
+    return texts.render(
+        BootScript(
+            portal=f"{target.address}:{target.port}",
+            uri=_uri(target),
+            initiator=_checked(_NAME, target.initiator, "initiator name"),
+            username=_checked(_WORD, target.username, "user name"),
+            password=_checked(_WORD, target.password, "password"),
+            script_url=check_url(target.script_url),
+            **_PATIENCE,
+        )
     )
 
 
-def render_wait(reason: str, script_url: str) -> str:
+def render_wait(reason: str, script_url: str, texts: Texts = OWN_TEXTS) -> str:
     """Return the script of a node that has nothing to boot yet: it asks again and again.
 
     Args:
         reason: Said on the node's console.
         script_url: Where the script comes from.
+        texts: The templates.
 
     Raises:
         BadRequest: The URL would not be safe in a script.
+        SettingsInvalid: A template of this site's own cannot be used.
     """
-    return _script(f"echo BMI: {_spoken(reason)}", *_wait_and_fetch(script_url))
+    return texts.render(WaitScript(reason=_spoken(reason), script_url=check_url(script_url), **_PATIENCE))
 
 
-def render_exit(reason: str) -> str:
+def render_exit(reason: str, texts: Texts = OWN_TEXTS) -> str:
     """Return the script of a node that is to go on with its firmware's next boot device.
 
     Args:
         reason: Said on the node's console.
+        texts: The templates.
+
+    Raises:
+        SettingsInvalid: A template of this site's own cannot be used.
     """
-    return _script(f"echo BMI: {_spoken(reason)}", "exit")
-
-
-def _wait_and_fetch(url: str) -> list[str]:
-    first, step, last = _PATIENCE
-    return [
-        # Settings outlive the script, so the next one waits longer.
-        f"isset ${{bmi-wait}} || set bmi-wait:int32 {first}",
-        ":fetch",
-        "echo BMI: asking again in ${bmi-wait} s",
-        "sleep ${bmi-wait}",
-        f"iseq ${{bmi-wait}} {last} || inc bmi-wait {step}",
-        f"chain --replace --autofree {check_url(url)} ||",
-        "echo BMI: the boot script cannot be fetched: error ${errno}",
-        "goto fetch",
-    ]
+    return texts.render(ExitScript(reason=_spoken(reason)))
 
 
 def _uri(target: BootTarget) -> str:
@@ -119,7 +109,3 @@ def _spoken(text: str) -> str:
     """Return a text that iPXE prints as it is: no line's end, no settings, no options."""
     words = _UNSAFE.sub("?", text).split()
     return " ".join(word.lstrip("-") for word in words)
-
-
-def _script(*lines: str) -> str:
-    return "\n".join(("#!ipxe", *lines)) + "\n"

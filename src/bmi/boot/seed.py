@@ -7,6 +7,8 @@ An ISO 9660 file system labelled `cidata`, as cloud-init's data source NoCloud l
     bmi/phone-home-url, bmi/instance-id                  with a few lines of shell
     bmi/cleaning                                         how local disks are to be wiped, if they are
 
+The texts for cloud-init are in `templates/`.
+
 Source: https://cloudinit.readthedocs.io/en/latest/reference/datasources/nocloud.html
 """
 
@@ -18,13 +20,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from email.mime.multipart import MIMEMultipart
 from email.mime.text import MIMEText
-from typing import Any
 
 import pycdlib
-import yaml
 
 from bmi.boot.checks import check_hostname, check_mac, check_url
 from bmi.boot.iso_dates import fix_dates
+from bmi.boot.texts import OWN_TEXTS, Texts
+from bmi.boot.variables import ForgetKeys, MetaData, NetworkConfig, VendorData
 from bmi.errors import BadRequest
 
 _LABEL = "cidata"
@@ -34,22 +36,6 @@ _USER_DATA_SIZE = 256 * 1024  # bytes
 _PHONE_HOME_TRIES = 10  # cloud-init waits longer and longer between them
 
 _BOUNDARY = "===== next part of the vendor data ====="
-
-# cloud-init adds keys to those that are there. It runs this before, at every boot. The accounts are the two that it
-# gives keys to: root, and the first one, which it makes. The state is written out before keys are added: were it
-# lost in a power cut, they would be removed again, and cloud-init adds them once only.
-_FORGET_KEYS = """\
-#cloud-boothook
-#!/bin/sh
-# BMI: whose keys let him in when another node ran on this content has no business here any more.
-state=/var/lib/bmi/instance-id
-test "$(cat "$state" 2>/dev/null)" = "$INSTANCE_ID" && exit 0
-for id in 0 1000; do
-	home=$(getent passwd "$id" | cut -d: -f6)
-	test -n "$home" && rm -f "$home/.ssh/authorized_keys"
-done
-mkdir -p "${state%/*}" && echo "$INSTANCE_ID" >"$state" && sync
-"""
 
 _INSTANCE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _KEY_TYPE = re.compile(
@@ -76,11 +62,12 @@ class SeedContent:
     """How local disks are to be wiped, by an image that can; never if None."""
 
 
-def build_seed(content: SeedContent) -> bytes:
-    """Return the volume: the same bytes for the same content.
+def build_seed(content: SeedContent, texts: Texts = OWN_TEXTS) -> bytes:
+    """Return the volume: the same bytes for the same content and templates.
 
     Raises:
         BadRequest: A value cannot be used.
+        SettingsInvalid: A template of this site's own cannot be used.
     """
     user_data = _check_user_data(content.user_data)
     keys = [_check_key(number, key) for number, key in enumerate(_check_count(content.ssh_keys), 1)]
@@ -90,17 +77,13 @@ def build_seed(content: SeedContent) -> bytes:
         check_mac(content.mac),
     )
     instance_id = _check_instance_id(content.instance_id)
-    meta_data = {"instance-id": instance_id, "local-hostname": hostname, "public-keys": keys}
-    phone_home = {"url": url, "post": "all", "tries": _PHONE_HOME_TRIES}
-    # The card carries the root file system: it must stay up until the very end (cloud-init issue 6915).
-    card = {"match": {"macaddress": mac}, "dhcp4": True, "critical": True}
-    network_config = {"version": 2, "ethernets": {"boot": card}}
+    vendor_data = _vendor_data(texts, VendorData(phone_home_url=url, phone_home_tries=_PHONE_HOME_TRIES))
     return _iso(
         {
-            "meta-data": _yaml(meta_data),
+            "meta-data": texts.render(MetaData(instance_id, hostname, tuple(keys))).encode(),
             "user-data": user_data,
-            "vendor-data": _vendor_data({"phone_home": phone_home}),
-            "network-config": _yaml(network_config),
+            "vendor-data": vendor_data,
+            "network-config": texts.render(NetworkConfig(mac)).encode(),
         },
         {
             "hostname": f"{hostname}\n".encode(),
@@ -112,15 +95,15 @@ def build_seed(content: SeedContent) -> bytes:
     )
 
 
-def _vendor_data(config: Mapping[str, Any]) -> bytes:
+def _vendor_data(texts: Texts, config: VendorData) -> bytes:
     """Return BMI's own part, so that the tenant's stays as it is: what the tenant says in it wins.
 
     In two parts: a script cannot be replaced by what the tenant says, as a command in a cloud-config would be.
     """
-    parts = {"cloud-boothook": _FORGET_KEYS, "cloud-config": f"#cloud-config\n{_yaml(config).decode()}"}
+    parts = {"cloud-boothook": texts.render(ForgetKeys()), "cloud-config": texts.render(config)}
     message = MIMEMultipart(boundary=_BOUNDARY)  # always the same, as are the seed's bytes
     for kind, text in parts.items():
-        message.attach(MIMEText(text, kind, "us-ascii"))
+        message.attach(MIMEText(text, kind, "us-ascii" if text.isascii() else "utf-8"))
     return message.as_bytes()
 
 
@@ -173,10 +156,6 @@ def _check_instance_id(id: str) -> str:
     if not _INSTANCE_ID.fullmatch(id):
         raise BadRequest(f"{id[:64]!r} is no instance id", next_step="use letters, digits, dots and hyphens")
     return id
-
-
-def _yaml(data: Mapping[str, Any]) -> bytes:
-    return yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True).encode()
 
 
 def _iso(files: Mapping[str, bytes], bmi_files: Mapping[str, bytes]) -> bytes:

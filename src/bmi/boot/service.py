@@ -112,7 +112,8 @@ def seed_content(parts: Parts, boot: Boot) -> bytes:
             phone_home_url=boot_url(parts, boot, "phone-home"),
             mac=boot.attachment.nic.mac,
             cleaning=parts.settings.cleaning.method if boot.cleaning else None,
-        )
+        ),
+        parts.texts,
     )
 
 

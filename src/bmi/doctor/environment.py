@@ -9,7 +9,7 @@ from functools import partial
 from ipaddress import IPv4Address, ip_address
 
 from bmi.api.doctor import Family
-from bmi.boot.dhcp_conf import BIOS_LOADER, UEFI_LOADER
+from bmi.boot.dhcp_conf import LOADERS
 from bmi.db import now
 from bmi.doctor.codes import Code
 from bmi.doctor.power import is_ip, stands_for_nothing
@@ -158,7 +158,7 @@ def _programs(parts: Parts, sheet: Sheet) -> None:
 
 
 def _loaders(parts: Parts, sheet: Sheet) -> None:
-    for name in (BIOS_LOADER, UEFI_LOADER):
+    for name in (loader.file for loader in LOADERS):
         file = parts.settings.boot.tftp_root / name
         if not file.is_file():
             thing = f"file {file} on gateway {parts.gateway.name}"

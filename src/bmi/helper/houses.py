@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from bmi.boot.dnsmasq import Dnsmasq
+from bmi.boot.texts import Texts
 from bmi.drivers import Site, load
 from bmi.drivers.leg import Leg, Legs
 from bmi.drivers.switch import Switch
@@ -27,9 +28,10 @@ _KINDS = (socket.SOCK_STREAM, socket.SOCK_DGRAM)
 class House:
     """What the helper keeps for one installation: its drivers, made when they are first wanted."""
 
-    def __init__(self, settings: Settings, mark: str) -> None:
+    def __init__(self, settings: Settings, mark: str, texts: Texts) -> None:
         self.mark = mark
         self._settings = settings
+        self._texts = texts
         self._site = Site(settings.helper.state_dir / mark, mark)
         self._made: dict[object, Any] = {}
         self._guard = threading.RLock()
@@ -99,7 +101,7 @@ class House:
 
     def _dnsmasq(self) -> Dnsmasq:
         def make() -> Dnsmasq:
-            made = Dnsmasq(self._folder(), tftp_root=self._settings.boot.tftp_root)
+            made = Dnsmasq(self._folder(), tftp_root=self._settings.boot.tftp_root, texts=self._texts)
             made.on_exit(self._tell)
             return made
 

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from bmi import errors
+from bmi.boot.texts import Texts
 from bmi.errors import BadRequest, BmiError, NotAllowed
 from bmi.helper.houses import House, check
 from bmi.helper.listening import caller, user_id
@@ -36,13 +37,15 @@ class HelperService:
     """Answers calls on a listening socket until it is closed."""
 
     def __init__(self, settings: Settings) -> None:
-        """Read who may ask; nothing is opened.
+        """Read who may ask, and the templates; nothing is opened.
 
         Raises:
-            SettingsInvalid: There is no such user.
+            SettingsInvalid: There is no such user, or a template of this site's own cannot be used.
         """
         self._settings = settings
         self._uid = user_id(settings.helper.user)
+        self._texts = Texts(settings.template_folder)
+        self._texts.check(dnsmasq=True)
         self._guard = threading.Lock()
         self._houses: dict[str, House] = {}
         self._free = threading.Semaphore(_CALLS)
@@ -148,7 +151,7 @@ class HelperService:
         with self._guard:
             if mark not in self._houses and len(self._houses) >= _INSTALLATIONS:
                 raise NotAllowed("the helper works for too many gateways", next_step="restart the helper")
-            return self._houses.setdefault(mark, House(self._settings, mark))
+            return self._houses.setdefault(mark, House(self._settings, mark, self._texts))
 
     # --- watching ----------------------------------------------------------------------------------------
 

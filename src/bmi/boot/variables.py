@@ -1,0 +1,205 @@
+"""What each template is given, and samples of it: overrides are tried with them when the service starts.
+
+The values are checked by who makes them (`script.py`, `dhcp_conf.py`, `seed.py`) before they get here. Sites write
+their templates for these names, docs/templates.md lists them: they are added to and not renamed.
+"""
+
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import ClassVar
+
+
+@dataclass(frozen=True)
+class Variables:
+    """Base of what a template is given."""
+
+    template: ClassVar[str]
+    """Name of its file."""
+
+
+@dataclass(frozen=True)
+class Retry(Variables):
+    """What a script does that has nothing to boot, or could not: wait, and be fetched again."""
+
+    template: ClassVar[str] = "retry.ipxe.j2"
+
+    script_url: str = field(repr=False)
+    """Where the script comes from; it holds a secret."""
+    first_wait: int
+    """Seconds."""
+    longer_by: int
+    """Seconds by which each wait is longer than the one before."""
+    longest_wait: int
+    """Seconds; reached in whole steps from the first."""
+
+
+@dataclass(frozen=True)
+class BootScript(Retry):
+    """The script that boots a node's disk."""
+
+    template: ClassVar[str] = "boot.ipxe.j2"
+
+    portal: str
+    """Address and port of the export, for people."""
+    uri: str
+    """The export as iPXE wants it (RFC 4173)."""
+    initiator: str
+    """The name by which the node logs in."""
+    username: str
+    """Of CHAP."""
+    password: str = field(repr=False)
+    """Of CHAP."""
+
+
+@dataclass(frozen=True)
+class WaitScript(Retry):
+    """The script of a node that has nothing to boot yet."""
+
+    template: ClassVar[str] = "wait.ipxe.j2"
+
+    reason: str
+    """Words for the node's console."""
+
+
+@dataclass(frozen=True)
+class ExitScript(Variables):
+    """The script of a node that goes on with its firmware's next boot device."""
+
+    template: ClassVar[str] = "exit.ipxe.j2"
+
+    reason: str
+    """Words for the node's console."""
+
+
+@dataclass(frozen=True)
+class Loader:
+    """A file that firmware loads over TFTP, and that becomes iPXE."""
+
+    name: str
+    """As in "bios"."""
+    architectures: tuple[int, ...]
+    """What the firmware says that it is (RFC 4578, section 2.1)."""
+    file: str
+    """In the folder `boot.tftp_root`."""
+
+
+@dataclass(frozen=True)
+class DhcpServer(Variables):
+    """The configuration of a network's dnsmasq."""
+
+    template: ClassVar[str] = "dnsmasq.conf.j2"
+
+    namespace_inode: int
+    """dnsmasq is started anew when this text changes, and so when its namespace or its interface is another."""
+    interface_index: int
+    interface: str
+    """Name of the gateway's interface on the network."""
+    user: str
+    """Whom dnsmasq runs as."""
+    subnet: IPv4Network
+    lease_seconds: int
+    leases_at_most: int
+    router: IPv4Address | None
+    """The default route that nodes are given, if any."""
+    advertisement_seconds: int
+    """Between two router advertisements."""
+    loaders: tuple[Loader, ...]
+    tftp_root: Path
+    hosts: Path
+    """File of the reservations."""
+    options: Path
+    """File of the options that each host alone gets."""
+    leases: Path
+    """File of the leases."""
+    log: Path
+    byte_tags: tuple[str, ...]
+    """Directives that give each card the tags which the file of options is written for."""
+
+
+@dataclass(frozen=True)
+class MetaData(Variables):
+    """cloud-init's meta-data."""
+
+    template: ClassVar[str] = "meta-data.j2"
+
+    instance_id: str
+    """When it differs from the last one seen, cloud-init sets the system up anew."""
+    hostname: str
+    ssh_keys: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class NetworkConfig(Variables):
+    """cloud-init's network configuration, version 2."""
+
+    template: ClassVar[str] = "network-config.j2"
+
+    mac: str
+    """Of the card that the node boots over, and that carries its disk."""
+
+
+@dataclass(frozen=True)
+class VendorData(Variables):
+    """BMI's own cloud-config: what the tenant says in his wins."""
+
+    template: ClassVar[str] = "vendor-data.j2"
+
+    phone_home_url: str = field(repr=False)
+    """Where the node reports that it is up; it holds a secret."""
+    phone_home_tries: int
+    """cloud-init waits longer and longer between them."""
+
+
+@dataclass(frozen=True)
+class ForgetKeys(Variables):
+    """A script that cloud-init runs at each boot, before it adds keys."""
+
+    template: ClassVar[str] = "forget-keys.j2"
+
+
+_URL = "http://10.64.1.254:8080/boot/0/token/script.ipxe"
+_MAC = "52:54:00:12:34:56"
+_WAITS = {"first_wait": 2, "longer_by": 4, "longest_wait": 30}
+_IQN = "iqn.2026-01.internal.bmi"
+_NETWORK = DhcpServer(
+    namespace_inode=4026532000,
+    interface_index=2,
+    interface="eth0",
+    user="dnsmasq",
+    subnet=IPv4Network("10.64.1.0/24"),
+    lease_seconds=86400,
+    leases_at_most=4096,
+    router=None,
+    advertisement_seconds=10,
+    loaders=(Loader("bios", (0,), "undionly.kpxe"), Loader("uefi", (7, 9), "snponly.efi")),
+    tftp_root=Path("/usr/lib/ipxe"),
+    hosts=Path("/run/bmi/sample/hosts"),
+    options=Path("/run/bmi/sample/options"),
+    leases=Path("/run/bmi/sample/leases"),
+    log=Path("/run/bmi/sample/log"),
+    byte_tags=("dhcp-mac=set:m0x52,52:*:*:*:*:*",),
+)
+
+SAMPLES: tuple[Variables, ...] = (
+    BootScript(
+        script_url=_URL,
+        **_WAITS,
+        portal="10.64.1.254:3270",
+        uri=f"iscsi:10.64.1.254::3270:1:{_IQN}:0",
+        initiator=f"{_IQN}:node-0",
+        username="user",
+        password="secret",  # noqa: S106 - nobody's
+    ),
+    WaitScript(script_url=_URL, **_WAITS, reason="node n1 has no disk yet"),
+    ExitScript("node n1 boots from its own disk"),
+    _NETWORK,
+    MetaData("0", "n1.example.org", ("ssh-ed25519 AAAA me: #1",)),
+    NetworkConfig(_MAC),
+    VendorData(phone_home_url=_URL, phone_home_tries=10),
+    ForgetKeys(),
+)
+"""Of each template that is rendered by itself, one for each way that it may go."""
+
+PARTS = (Retry,)
+"""Of templates that are parts of others."""
