@@ -73,6 +73,19 @@ class ExitScript(Variables):
 
 
 @dataclass(frozen=True)
+class DiscoveryScript(Retry):
+    """The script of a machine that is no node, on the network where such are discovered."""
+
+    template: ClassVar[str] = "discovery.ipxe.j2"
+
+    kernel_url: str
+    """Of the inspection system; its initramfs has to be called initrd.img."""
+    initramfs_url: str
+    arguments: str
+    """The kernel's command line, with where to report, which holds a secret; `bmi.boot=MAC` has to follow."""
+
+
+@dataclass(frozen=True)
 class Loader:
     """A file that firmware loads over TFTP, and that becomes iPXE."""
 
@@ -193,6 +206,13 @@ SAMPLES: tuple[Variables, ...] = (
     ),
     WaitScript(script_url=_URL, **_WAITS, reason="node n1 has no disk yet"),
     ExitScript("node n1 boots from its own disk"),
+    DiscoveryScript(
+        script_url=_URL,
+        **_WAITS,
+        kernel_url="http://10.64.1.254:8080/discovery/vmlinuz",
+        initramfs_url="http://10.64.1.254:8080/discovery/initrd.img",
+        arguments="console=ttyS0 bmi.report=http://10.64.1.254:8080/discovery/0/token/report",
+    ),
     _NETWORK,
     MetaData("0", "n1.example.org", ("ssh-ed25519 AAAA me: #1",)),
     NetworkConfig(_MAC),

@@ -10,6 +10,7 @@ from bmi.api.hardware import Hardware, Neighbour
 from bmi.api.nodes import Nic
 from bmi.discovery.models import Discovered
 from bmi.errors import Miscabled
+from bmi.nodes.models import NodeHardware
 from bmi.settings import Settings
 
 Ports = Mapping[str, Collection[str]]
@@ -48,10 +49,18 @@ def contradiction(settings: Settings, ports: Ports, nic: Nic, heard: Iterable[Ne
     )
 
 
-def heard_by_cards(session: Session) -> dict[str, Sequence[Neighbour]]:
-    """Return what the cards of machines heard that are not enrolled, by MAC address; the latest report counts."""
+def heard_by_cards(session: Session, *, inventory: bool = False) -> dict[str, Sequence[Neighbour]]:
+    """Return what cards heard, by MAC address; the latest report of a card counts.
+
+    Args:
+        session: The transaction.
+        inventory: Whether to look at what nodes told before they were enrolled, too.
+    """
+    told = [(row.seen_at, row.facts) for row in session.scalars(select(Discovered))]
+    if inventory:
+        told += [(row.seen_at, row.facts) for row in session.scalars(select(NodeHardware))]
     found: dict[str, Sequence[Neighbour]] = {}
-    for facts in session.scalars(select(Discovered.facts).order_by(Discovered.seen_at)):
+    for _, facts in sorted(told, key=lambda each: each[0]):
         for card in Hardware.model_validate(facts).cards:
             found[card.mac] = card.neighbours
     return found
