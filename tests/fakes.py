@@ -8,11 +8,13 @@ from uuid import UUID
 from pydantic import BaseModel
 
 from bmi.boot.dhcp_log import BootEvent
-from bmi.boot.dnsmasq import BootHost, Lease
+from bmi.boot.dnsmasq import Addressing, BootHost, Lease, NodeName
 from bmi.drivers import Outcome
 from bmi.drivers.leg import Leg
 from bmi.drivers.statefile import StateFile
 from bmi.errors import BootServiceError
+
+_PLAIN = Addressing()
 
 
 class _Told(BaseModel):
@@ -30,6 +32,10 @@ class FakeDnsmasq:
         """What the next call of `events` returns."""
         self.leased: defaultdict[UUID, list[Lease]] = defaultdict(list)
         """What `leases` returns."""
+        self.addressing: dict[UUID, Addressing] = {}
+        """What each network's server was told last about the network, by this process."""
+        self.names: dict[UUID, list[NodeName]] = {}
+        """The names that it was told last."""
         self._calls: list[Callable[[UUID], None]] = []
 
     @property
@@ -37,11 +43,27 @@ class FakeDnsmasq:
         """The hosts that each network's server answers."""
         return (self._file.read() if self._file else self._told).hosts
 
-    def serve(self, leg: Leg, hosts: Sequence[BootHost]) -> Outcome:
+    def serve(
+        self,
+        leg: Leg,
+        hosts: Sequence[BootHost],
+        *,
+        addressing: Addressing = _PLAIN,
+        names: Sequence[NodeName] = (),
+    ) -> Outcome:
+        self.addressing[leg.network], self.names[leg.network] = addressing, list(names)
         return self._set(leg.network, list(hosts))
 
-    def answers(self, leg: Leg, hosts: Sequence[BootHost]) -> bool:
-        return self.hosts.get(leg.network) == list(hosts)
+    def answers(
+        self,
+        leg: Leg,
+        hosts: Sequence[BootHost],
+        *,
+        addressing: Addressing = _PLAIN,
+        names: Sequence[NodeName] = (),
+    ) -> bool:
+        told = self.addressing.get(leg.network, addressing), self.names.get(leg.network, list(names))
+        return self.hosts.get(leg.network) == list(hosts) and told == (addressing, list(names))
 
     def stop(self, network: UUID) -> Outcome:
         return self._set(network, None)

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ByteSize, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from bmi.api.common import DOMAIN, DOMAIN_LENGTH
 from bmi.errors import SettingsInvalid
 
 EXPORT_PORTS = 4096
@@ -97,6 +98,8 @@ class Networks(Section):
     """Length of a network's own prefix."""
     gateways: int = Field(4, ge=1, le=8)
     """Addresses at the end of each network that are kept for gateways."""
+    domain: str = Field("bmi.internal", pattern=rf"^{DOMAIN}$", max_length=DOMAIN_LENGTH)
+    """What nodes' names end with, NODE.PROJECT.DOMAIN, on networks that have no domain of their own."""
 
 
 class Gateway(Section):

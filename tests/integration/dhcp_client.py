@@ -13,7 +13,7 @@ DISCOVER, OFFER, REQUEST, DECLINE, ACK, NAK = 1, 2, 3, 4, 5, 6
 _HEADER = struct.Struct("!BBBBIHH4s4s4s4s16s64s128s4s")
 _COOKIE = b"\x63\x82\x53\x63"
 _BROADCAST = 0x8000
-_ASKED_FOR = bytes([1, 3, 6, 12, 15, 28, 51, 54, 66, 67])  # netmask, router, DNS, name ... boot file
+_ASKED_FOR = bytes([1, 3, 6, 12, 15, 26, 28, 51, 54, 66, 67])  # netmask, router, DNS, name ... boot file
 
 Options = dict[int, bytes]
 
@@ -31,10 +31,17 @@ class Answer:
     address: IPv4Address
     next_server: IPv4Address
     options: Options = field(hash=False)
+    header: bytes = b""
+    """The packet before its options."""
 
     def text(self, option: int) -> str | None:
         """Return an option as text."""
         return self.options[option].rstrip(b"\0").decode() if option in self.options else None
+
+    @property
+    def file(self) -> str:
+        """What the packet's own field for the boot file says (RFC 2131, figure 1)."""
+        return self.header[108:236].split(b"\0")[0].decode()
 
     @property
     def boot_file(self) -> str | None:
@@ -112,4 +119,4 @@ def _parse(data: bytes) -> Answer:
             continue
         options[rest[0]] = rest[2 : 2 + rest[1]]
         rest = rest[2 + rest[1] :]
-    return Answer(options[53][0], IPv4Address(data[16:20]), IPv4Address(data[20:24]), options)
+    return Answer(options[53][0], IPv4Address(data[16:20]), IPv4Address(data[20:24]), options, data[:236])

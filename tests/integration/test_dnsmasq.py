@@ -9,24 +9,22 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from ipaddress import IPv4Address, IPv4Interface
+from dataclasses import replace
+from ipaddress import IPv4Address
 from pathlib import Path
 from uuid import UUID
 
 import psutil
 import pytest
 
-from bmi import netns, processes
-from bmi.boot.dhcp_log import BootEvent, Kind
-from bmi.boot.dnsmasq import BootHost, Dnsmasq
-from bmi.drivers import Outcome, Site
-from bmi.drivers.leg import Leg
+from bmi import netns
+from bmi.boot.dhcp_log import Kind
+from bmi.boot.dnsmasq import Addressing, Dnsmasq
+from bmi.drivers import Outcome
 from bmi.errors import BadRequest, BootServiceError, PortTaken
-from bmi.ids import new_id
 from bmi.run import run
-from bmi.wait import wait_until
-from tests.integration.dhcp_client import BIOS, IPXE, NAK, REQUEST, SYSTEM, UEFI, DhcpClient, Options
+from tests.integration.dhcp_bench import Bench, dhcp_bench, host, mentioning
+from tests.integration.dhcp_client import BIOS, IPXE, NAK, REQUEST, SYSTEM, UEFI, Options
 
 LOADERS = Path("/usr/lib/ipxe")
 UNKNOWN = "52:54:00:bb:bb:bb"
@@ -35,81 +33,10 @@ SILENCE = 0.3  # seconds; dnsmasq answers within some milliseconds
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="makes network namespaces: run as root")
 
 
-@dataclass
-class Bench:
-    """A network with a gateway's leg at one end and any number of cards at the other."""
-
-    site: Site
-    run_dir: Path
-    leg: Leg
-    client: DhcpClient
-    dnsmasq: Dnsmasq
-
-    def again(self, *, patience: float = 10.0) -> Dnsmasq:
-        """Return a new object for the same place, as after a restart of BMI."""
-        self.dnsmasq = Dnsmasq(self.site, run_dir=self.run_dir, patience=patience)
-        return self.dnsmasq
-
-    @property
-    def kept(self) -> Path:
-        return self.site.state_dir / "boot" / str(self.leg.network)
-
-    def process(self) -> processes.Process:
-        process = processes.recorded(self.kept / "dnsmasq.json")
-        assert process is not None
-        return process
-
-    def events(self, kind: Kind, *, count: int = 1) -> list[BootEvent]:
-        """Wait until so many events of a kind were seen, and return them."""
-        seen: list[BootEvent] = []
-
-        def enough() -> bool:
-            seen.extend(event for event in self.dnsmasq.events(self.leg.network) if event.kind is kind)
-            return len(seen) >= count
-
-        wait_until(enough, deadline=5, what=f"{count} events {kind}", next_step="")
-        return seen
-
-
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
-    word = secrets.token_hex(3)
-    gateway, nodes = f"bt-{word}-g", f"bt-{word}-n"
-    run_dir = Path(f"/run/bmi-test-{word}")
-    # The state folder is root's alone, as in an installation, and has a blank in its name.
-    site = Site(state_dir=tmp_path / "the state", installation="0badcafe")
-    site.state_dir.mkdir(mode=0o700)
-    leg = Leg(new_id(), 101, IPv4Interface("10.66.0.254/24"), gateway, "eth0")
-    try:
-        netns.create(gateway)
-        netns.create(nodes)
-        run(["ip", "link", "add", "eth0", "netns", gateway, "type", "veth", "peer", "eth0", "netns", nodes])
-        run(["ip", "-n", gateway, "addr", "add", str(leg.address), "dev", "eth0"])
-        run(["ip", "-n", gateway, "addr", "add", "fd00:66::1/64", "dev", "eth0", "nodad"])
-        run(["ip", "-n", gateway, "link", "set", "eth0", "up"])
-        run(["ip", "-n", nodes, "link", "set", "eth0", "up"])
-        bench = Bench(
-            site, run_dir, leg, DhcpClient(nodes, "eth0"), Dnsmasq(site, run_dir=run_dir, patience=1)
-        )
+    with dhcp_bench(tmp_path) as bench:
         yield bench
-        bench.dnsmasq.stop(leg.network)
-        assert not _mentioning(site.state_dir), "a dnsmasq was left behind"
-    finally:
-        for process in _mentioning(site.state_dir):
-            process.kill()
-        netns.delete(gateway)
-        netns.delete(nodes)
-        shutil.rmtree(run_dir, ignore_errors=True)
-
-
-def host(number: int, *, boot: str = "first") -> BootHost:
-    return BootHost(
-        node=UUID(int=number),
-        mac=f"52:54:00:66:00:{number:02x}",
-        address=IPv4Address(f"10.66.0.{number}"),
-        hostname=f"node-{number}",
-        script_url=f"http://10.66.0.254:8080/boot/{UUID(int=number)}/{boot}/script.ipxe",
-    )
 
 
 # --- who gets what ---------------------------------------------------------------------------------------
@@ -143,12 +70,15 @@ def test_the_operating_system_gets_no_boot_file_no_route_and_no_dns(bench: Bench
     assert not {3, 6, 67} & set(answer.options)
 
 
+WITH_ROUTER = Addressing(router=IPv4Address("10.66.0.9"))
+
+
 def test_a_gateway_is_handed_out_where_one_is_given(bench: Bench) -> None:
     bench.dnsmasq.serve(bench.leg, [host(1)])
-    assert bench.dnsmasq.serve(bench.leg, [host(1)], gateway=IPv4Address("10.66.0.1")) is Outcome.DONE
+    assert bench.dnsmasq.serve(bench.leg, [host(1)], addressing=WITH_ROUTER) is Outcome.DONE
     answer = bench.client.boot(host(1).mac, SYSTEM)
     assert answer is not None
-    assert answer.options[3] == IPv4Address("10.66.0.1").packed
+    assert answer.options[3] == IPv4Address("10.66.0.9").packed
 
 
 def test_an_unknown_card_meets_silence_and_leaves_an_event(bench: Bench) -> None:
@@ -421,7 +351,7 @@ def test_a_missing_loader_is_named_with_its_package(bench: Bench, tmp_path: Path
     dnsmasq = Dnsmasq(bench.site, run_dir=bench.run_dir, tftp_root=tmp_path)
     with pytest.raises(BootServiceError, match=r"snponly.efi is missing.*package ipxe"):
         dnsmasq.serve(bench.leg, [host(1)])
-    assert not _mentioning(bench.site.state_dir)
+    assert not mentioning(bench.site.state_dir)
 
 
 def test_a_loader_folder_that_dnsmasq_may_not_enter_is_reported(bench: Bench, tmp_path: Path) -> None:
@@ -432,7 +362,7 @@ def test_a_loader_folder_that_dnsmasq_may_not_enter_is_reported(bench: Bench, tm
     dnsmasq = Dnsmasq(bench.site, run_dir=bench.run_dir, tftp_root=closed)
     with pytest.raises(BootServiceError, match=r"(?s)TFTP directory .*closed"):
         dnsmasq.serve(bench.leg, [host(1)])
-    assert not _mentioning(bench.site.state_dir)
+    assert not mentioning(bench.site.state_dir)
 
 
 def test_a_missing_interface_is_named(bench: Bench) -> None:
@@ -455,17 +385,6 @@ def test_no_file_with_a_secret_can_be_read_by_others(bench: Bench) -> None:
         assert file.is_dir() or file.stat().st_mode & 0o077 == 0, file
     assert bench.kept.stat().st_mode & 0o077 == 0
     assert psutil.Process(bench.process().pid).uids().real != 0
-
-
-def _mentioning(folder: Path) -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if any(str(folder) in word for word in process.cmdline()):
-                found.append(process)
-        except psutil.NoSuchProcess:
-            continue
-    return found
 
 
 def _tftp(bench: Bench, name: str) -> bytes:

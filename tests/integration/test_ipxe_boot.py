@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 from bmi import netns
 from bmi.boot.dhcp_log import Kind
-from bmi.boot.dnsmasq import BootHost, Dnsmasq
+from bmi.boot.dnsmasq import Addressing, BootHost, DhcpMode, Dnsmasq
 from bmi.boot.listen import NodeHttp
 from bmi.boot.script import BootTarget, render
 from bmi.drivers import Site
@@ -57,12 +57,19 @@ class Yard:
             assert self.target is not None
             return PlainTextResponse(render(self.target))
 
-        return Starlette(routes=[Route("/boot/{token}/script.ipxe", script)])
+        def whose(request: Request) -> PlainTextResponse:
+            assert request.client is not None
+            request.path_params["token"] = request.client.host
+            return script(request)
+
+        return Starlette(
+            routes=[Route("/boot/script.ipxe", whose), Route("/boot/{token}/script.ipxe", script)]
+        )
 
     def url(self, token: str) -> str:
         return f"http://{GATEWAY.ip}:{PORT}/boot/{token}/script.ipxe"
 
-    def offer(self, token: str) -> None:
+    def offer(self, token: str, *, addressing: Addressing | None = None) -> None:
         """Serve the node with a script that leads to a portal where nobody listens."""
         self.target = BootTarget(
             address=GATEWAY.ip,
@@ -73,7 +80,30 @@ class Yard:
             password="0123456789abcdef",
             script_url=self.url(token),
         )
-        self.dnsmasq.serve(self.leg, [BootHost(UUID(int=1), MAC, ADDRESS, "node-1", self.url(token))])
+        hosts = [BootHost(UUID(int=1), MAC, ADDRESS, "node-1", self.url(token))]
+        self.dnsmasq.serve(self.leg, hosts, addressing=addressing or Addressing())
+
+    @contextlib.contextmanager
+    def other_server(self) -> Iterator[None]:
+        """Run the site's own DHCP server on the network: it gives the node its address and knows of no boot."""
+        run(["ip", "-n", self.nodes, "addr", "add", "10.66.0.2/24", "dev", "br0"])
+        words = [
+            "dnsmasq --keep-in-foreground --port=0 --user=root --conf-file=/dev/null --pid-file= --leasefile-ro",
+            f"--interface=br0 --dhcp-range=10.66.0.0,static --dhcp-host={MAC},{ADDRESS}",
+        ]
+        command = ["ip", "netns", "exec", self.nodes, *" ".join(words).split()]
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        try:
+            wait_until(
+                lambda: bool(run(["ss", "-Huln", "sport = :67"], namespace=self.nodes)),
+                deadline=5,
+                what="the site's DHCP server to listen",
+                next_step="",
+            )
+            yield
+        finally:
+            process.kill()
+            process.wait()
 
     def seen(self) -> list[tuple[Kind, str]]:
         return [(event.kind, event.detail) for event in self.dnsmasq.events(self.leg.network)]
@@ -169,3 +199,17 @@ def test_uefi_loads_ipxe_over_tftp(yard: Yard) -> None:
         (Kind.DISCOVER, "iPXE"),
         (Kind.ACK, "iPXE"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("firmware", "deadline"), [("bios", POWER_ON_TO_SCRIPT), ("uefi", POWER_ON_TO_SCRIPT_UEFI)]
+)
+def test_a_node_boots_beside_a_server_that_gives_addresses(
+    yard: Yard, firmware: str, deadline: float
+) -> None:
+    script = f"http://{GATEWAY.ip}:{PORT}/boot/script.ipxe"
+    yard.offer("first", addressing=Addressing(DhcpMode.PROXY, script_url=script))
+    with yard.other_server(), yard.power_on(firmware):
+        # The script's server is asked from the address that the other server gave.
+        assert yard.fetched.get(timeout=deadline) == str(ADDRESS)
+    assert yard.dnsmasq.leases(yard.leg.network) == []

@@ -12,6 +12,12 @@ Name = Annotated[
 """What people call a thing: lower-case letters, digits, dots and dashes."""
 
 
+DOMAIN = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*"
+"""Form of a domain (RFC 1123)."""
+DOMAIN_LENGTH = 120
+"""Characters: a node's and a project's name go before it, and 253 are the most of a name as a whole."""
+
+
 class Request(BaseModel):
     """Base of request bodies: a misspelled field is an error, not ignored."""
 

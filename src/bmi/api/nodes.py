@@ -55,6 +55,16 @@ class Nic(Request):
     port: str
 
 
+class NodeNic(Response):
+    """A network card, where its cable ends, and where it is."""
+
+    mac: str
+    switch: str
+    port: str
+    network: str | None = None
+    address: IPv4Address | None = None
+
+
 class BmcCreate(Request):
     """How to reach a node's management controller."""
 
@@ -92,7 +102,7 @@ class Node(Response):
     project: str | None
     bmc: Bmc | None
     """Shown to admins only."""
-    nics: list[Nic]
+    nics: list[NodeNic]
     disk: str | None
     image: str | None
     network: str | None
@@ -121,6 +131,8 @@ class Provision(Request):
     """Name or id of a disk that exists."""
     network: str
     project: str | None = None
+    address: IPv4Address | None = Field(None, strict=False)
+    """The node's address on the network; a free one if absent. Needed where another server gives addresses."""
     hostname: Name | None = None
     """The node's name if absent."""
     ssh_keys: list[str] = Field([], max_length=64)

@@ -6,6 +6,7 @@ from a user must not become a directive.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from ipaddress import IPv4Address
 from pathlib import Path
 from uuid import UUID
@@ -22,7 +23,12 @@ LOADERS = (
 )
 """Files that firmware loads over TFTP, by the architecture that it names (RFC 4578, section 2.1)."""
 
-_LEASE = 24 * 3600  # seconds; a node's disk hangs on its address, so it outlives a long outage of this host
+LEASE = 24 * 3600  # seconds; a node's disk hangs on its address, so it outlives a long outage of this host
+LEASES = range(120, 366 * 86400)
+"""Seconds that a lease may have; dnsmasq gives none below two minutes."""
+MTUS = range(576, 9217)
+"""Bytes that a packet may have: what every host takes (RFC 1122, 3.3.2), and what switches carry at most."""
+
 _RA_INTERVAL = 10  # seconds between two router advertisements
 _LEASES_AT_MOST = 4096
 
@@ -40,6 +46,54 @@ class BootHost:
     """Only this node's card is told; it may hold a secret."""
 
 
+class DhcpMode(StrEnum):
+    """Who gives addresses on a network."""
+
+    FULL = "full"
+    """BMI: nodes their own, and cards that it does not know one of a range."""
+    RESERVATIONS = "reservations"
+    """BMI, to nodes only."""
+    PROXY = "proxy"
+    """Another server; BMI adds what to boot."""
+    OFF = "off"
+    """Another server, or nobody: BMI is silent."""
+
+
+@dataclass(frozen=True)
+class Addressing:
+    """What the cards on a network are told about it, and by whom."""
+
+    mode: DhcpMode = DhcpMode.RESERVATIONS
+    dynamic: tuple[IPv4Address, IPv4Address] | None = None
+    """First and last address for cards that are no node's, if these are given any here."""
+    strangers: tuple[str, ...] = ()
+    """MAC addresses of cards that other gateways answer, and that are given nothing here."""
+    router: IPv4Address | None = None
+    """The default route; none if None."""
+    dns: bool = False
+    """Whether names are answered: those of the network's nodes, and others by asking `dns_servers`."""
+    dns_servers: tuple[IPv4Address, ...] = ()
+    """Whom to ask; where names are not answered, whom the cards are told to ask."""
+    zone: str | None = None
+    """The domain of the nodes."""
+    mtu: int | None = None
+    """Bytes of a packet; nothing is said about it if None."""
+    lease: int = LEASE
+    """Seconds for which an address is given."""
+    script_url: str | None = None
+    """Where any node's iPXE asks what to boot; for `proxy`."""
+    discovery_url: str | None = None
+    """Where the iPXE of a card that is no node's asks; none where such machines are to boot nothing."""
+
+
+@dataclass(frozen=True)
+class NodeName:
+    """A name that is answered, and whose address it is."""
+
+    name: str
+    address: IPv4Address
+
+
 @dataclass(frozen=True)
 class Place:
     """Where one dnsmasq runs. It must be started anew when any of this changes."""
@@ -49,13 +103,57 @@ class Place:
     """A namespace made anew has the old one's name, but dnsmasq would stay in the old one."""
     interface_index: int
     """So it is with an interface."""
-    gateway: IPv4Address | None
+    addressing: Addressing
     tftp_root: Path
     user: str
     hosts: Path
     options: Path
     leases: Path
+    names: Path
     log: Path
+
+
+def check_addressing(leg: Leg, addressing: Addressing) -> None:
+    """Refuse what cannot be told to the cards of a network.
+
+    Raises:
+        BadRequest: A value cannot be used.
+    """
+    network = leg.address.network
+    within = [*(addressing.dynamic or ()), *([addressing.router] if addressing.router else [])]
+    for address in within:
+        if address not in network or address in (network.network_address, network.broadcast_address):
+            raise BadRequest(f"{address} is no address of {network}", next_step="choose one of the network")
+    if addressing.dynamic and addressing.dynamic[0] > addressing.dynamic[1]:
+        first, last = addressing.dynamic
+        raise BadRequest(f"the range {first} to {last} is empty", next_step="name the lower address first")
+    if any(server in {own.ip for own in leg.addresses} for server in addressing.dns_servers):
+        raise BadRequest("the gateway cannot ask itself for names", next_step="name other DNS servers")
+    if addressing.dns and addressing.zone is None:
+        raise BadRequest("names need a domain", next_step="name one for the network")
+    if addressing.zone is not None:
+        check_hostname(addressing.zone)
+    for url in (addressing.script_url, addressing.discovery_url):
+        if url is not None:
+            check_url(url)
+    for mac in addressing.strangers:
+        check_mac(mac)
+    for what, value, allowed in (("MTU", addressing.mtu, MTUS), ("lease", addressing.lease, LEASES)):
+        if value is not None and value not in allowed:
+            raise BadRequest(
+                f"{value} is no {what} that can be used",
+                next_step=f"choose one from {allowed[0]} to {allowed[-1]}",
+            )
+
+
+def check_names(names: Sequence[NodeName]) -> None:
+    """Refuse names that are none.
+
+    Raises:
+        BadRequest: One is none.
+    """
+    for each in names:
+        check_hostname(each.name)
 
 
 def check_hosts(leg: Leg, hosts: Sequence[BootHost]) -> None:
@@ -93,17 +191,27 @@ def configuration(place: Place, texts: Texts = OWN_TEXTS) -> str:
     Raises:
         SettingsInvalid: The template of this site's own cannot be used.
     """
-    leg = place.leg
+    leg, told = place.leg, place.addressing
     return texts.render(
         DhcpServer(
             namespace_inode=place.namespace_inode,
             interface_index=place.interface_index,
             interface=leg.interface,
+            gateway=leg.address.ip,
             user=place.user,
             subnet=leg.address.network,
-            lease_seconds=_LEASE,
+            dhcp=told.mode.value,
+            dynamic=told.dynamic,
+            lease_seconds=told.lease,
             leases_at_most=_LEASES_AT_MOST,
-            router=place.gateway,
+            router=told.router,
+            dns=told.dns,
+            dns_servers=told.dns_servers,
+            zone=told.zone,
+            names=place.names,
+            mtu=told.mtu,
+            script_url=told.script_url,
+            discovery_url=told.discovery_url if told.dynamic else None,
             advertisement_seconds=_RA_INTERVAL,
             loaders=LOADERS,
             tftp_root=place.tftp_root,
@@ -116,9 +224,15 @@ def configuration(place: Place, texts: Texts = OWN_TEXTS) -> str:
     )
 
 
-def hosts_text(hosts: Sequence[BootHost]) -> str:
-    """Return the reservations."""
+def names_text(names: Sequence[NodeName]) -> str:
+    """Return the names, as hosts(5) has them."""
+    return "".join(sorted(f"{each.address} {each.name.lower()}\n" for each in names))
+
+
+def hosts_text(hosts: Sequence[BootHost], strangers: Sequence[str] = ()) -> str:
+    """Return the reservations, and the cards that are to meet silence."""
     lines = sorted(f"{host.mac.lower()},{host.address}" for host in hosts)
+    lines += sorted(f"{mac.lower()},ignore" for mac in strangers)
     return "".join(f"{line}\n" for line in lines)
 
 

@@ -13,7 +13,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from ipaddress import IPv4Address
+from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGHUP
 from uuid import UUID
@@ -21,14 +21,20 @@ from uuid import UUID
 import psutil
 
 from bmi import processes
-from bmi.boot import files, leases, tftp
+from bmi.boot import files, leases, routes, tftp
 from bmi.boot.dhcp_conf import (
     LOADERS,
+    Addressing,
     BootHost,
+    DhcpMode,
+    NodeName,
     Place,
+    check_addressing,
     check_hosts,
+    check_names,
     configuration,
     hosts_text,
+    names_text,
     options_text,
 )
 from bmi.boot.dhcp_log import BootEvent, LogReader
@@ -43,13 +49,15 @@ from bmi.processes import Process
 from bmi.run import run
 from bmi.wait import wait_until
 
-__all__ = ["BootHost", "Dnsmasq", "Lease"]
+__all__ = ["Addressing", "BootHost", "DhcpMode", "Dnsmasq", "Lease", "NodeName"]
 
 log = logging.getLogger(__name__)
 
 _READY = 10.0  # seconds; dnsmasq takes 20 ms on an idle machine
 _RELEASED = 2.0  # seconds
 _OUTPUT_KEPT = 500  # characters of dnsmasq's last words
+_STARTED = " started, version "  # what it writes into its log
+_PLAIN = Addressing()
 _LOG_AT_MOST = 64 << 20  # bytes; it gets that long only where nobody asks for events
 
 
@@ -90,7 +98,14 @@ class Dnsmasq:
         self._dismissed: set[Process] = set()
         """Processes that were ended on purpose."""
 
-    def serve(self, leg: Leg, hosts: Sequence[BootHost], *, gateway: IPv4Address | None = None) -> Outcome:
+    def serve(
+        self,
+        leg: Leg,
+        hosts: Sequence[BootHost],
+        *,
+        addressing: Addressing = _PLAIN,
+        names: Sequence[NodeName] = (),
+    ) -> Outcome:
         """Make a network's dnsmasq run and answer exactly these hosts.
 
         New, changed and removed hosts need no restart. A host that went away is not answered any more and its
@@ -99,35 +114,40 @@ class Dnsmasq:
         Args:
             leg: The gateway's leg on the network.
             hosts: Every host to be answered.
-            gateway: The default route to hand out; none if None.
+            addressing: What they are told about the network.
+            names: The names that are answered, if any are.
 
         Raises:
-            BadRequest: A value of a host cannot be used.
+            BadRequest: A value cannot be used.
             BootServiceError: dnsmasq does not start, or a file that it needs is missing.
             PortTaken: Another program serves DHCP or TFTP on the leg.
             LegError: There is no such leg.
         """
+        told = _Told(addressing, hosts, names)
+        check_addressing(leg, addressing)
         check_hosts(leg, hosts)
+        check_names(names)
         at = self._files(leg.network)
         with self._lock(leg.network):
             if files.size(at.log) > _LOG_AT_MOST:
                 os.truncate(at.log, 0)
-            conf = configuration(self._place(leg, at, gateway), self._texts)
+            conf = configuration(self._place(leg, at, addressing), self._texts)
             process = processes.recorded(at.record)
+            routes.lead_to(leg, addressing)
             if process is None or files.read(at.conf) != conf:
-                self._restart(leg, at, conf, hosts)
+                self._restart(leg, at, conf, told)
                 return Outcome.DONE
             self._watch(leg.network, process)
-            if _is_told(at, hosts) and not leases.stale(at.leases, _reserved(hosts)):
+            if told.is_known(at) and not leases.stale(at.leases, told.reserved, addressing.dynamic):
                 return Outcome.ALREADY
             try:
-                self._reload(process, at, hosts)
-                _release_stale(leg, at, hosts)
+                self._reload(process, at, told)
+                _release_stale(leg, at, told)
             except (BootServiceError, CommandFailed, DeadlineExceeded) as error:
                 log.warning(
                     "dnsmasq of network %s does not take a change, restarting it: %s", leg.network, error
                 )
-                self._restart(leg, at, conf, hosts)
+                self._restart(leg, at, conf, told)
             return Outcome.DONE
 
     def stop(self, network: UUID) -> Outcome:
@@ -167,7 +187,14 @@ class Dnsmasq:
             process.stop(kill=True)
             return True
 
-    def answers(self, leg: Leg, hosts: Sequence[BootHost], *, gateway: IPv4Address | None = None) -> bool:
+    def answers(
+        self,
+        leg: Leg,
+        hosts: Sequence[BootHost],
+        *,
+        addressing: Addressing = _PLAIN,
+        names: Sequence[NodeName] = (),
+    ) -> bool:
         """Say whether a network's dnsmasq runs as `serve` would have it, and answers exactly these hosts.
 
         Raises:
@@ -177,8 +204,8 @@ class Dnsmasq:
         at = self._files(leg.network)
         with self._lock(leg.network):
             runs = processes.recorded(at.record) is not None
-            current = files.read(at.conf) == configuration(self._place(leg, at, gateway), self._texts)
-            return runs and current and _is_told(at, hosts)
+            current = files.read(at.conf) == configuration(self._place(leg, at, addressing), self._texts)
+            return runs and current and _Told(addressing, hosts, names).is_known(at)
 
     def running(self) -> list[UUID]:
         """List the networks whose dnsmasq runs."""
@@ -232,7 +259,7 @@ class Dnsmasq:
     def _files(self, network: UUID) -> Files:
         return Files(kept=self._kept / str(network), shown=self._shown / str(network))
 
-    def _place(self, leg: Leg, at: Files, gateway: IPv4Address | None) -> Place:
+    def _place(self, leg: Leg, at: Files, addressing: Addressing) -> Place:
         try:
             inode, index = call_inside(
                 leg.namespace,
@@ -250,12 +277,13 @@ class Dnsmasq:
             leg=leg,
             namespace_inode=inode,
             interface_index=index,
-            gateway=gateway,
+            addressing=addressing,
             tftp_root=self._tftp_root,
             user=self._user,
             hosts=at.hosts,
             options=at.options,
             leases=at.leases,
+            names=at.names,
             log=at.log,
         )
 
@@ -269,13 +297,13 @@ class Dnsmasq:
 
     # --- starting, telling, ending -----------------------------------------------------------------------
 
-    def _restart(self, leg: Leg, at: Files, conf: str, hosts: Sequence[BootHost]) -> None:
+    def _restart(self, leg: Leg, at: Files, conf: str, told: "_Told") -> None:
         self._require_loaders()
         self._end(at)
         _require_free_ports(leg)
         files.make_folder(at.kept, 0o700)
-        self._write_hosts(at, hosts)
-        leases.drop_stale(at.leases, _reserved(hosts))
+        self._write(at, told)
+        leases.drop_stale(at.leases, told.reserved, told.addressing.dynamic)
         files.write(at.conf, conf)
         at.output.unlink(missing_ok=True)
         position = files.size(at.log)
@@ -287,21 +315,22 @@ class Dnsmasq:
             env={"TZ": "UTC"},  # dhcp_log reads its times
         )
         try:
-            _await_read(process, at, position)
+            _await_read(process, at, position, told.read_last(at) or _STARTED)
         except BootServiceError:
             self._end(at)
             raise
-        _confirm(at, position, hosts)
+        _confirm(at, position, told)
         self._watch(leg.network, process)
 
-    def _reload(self, process: Process, at: Files, hosts: Sequence[BootHost]) -> None:
-        self._write_hosts(at, hosts)
+    def _reload(self, process: Process, at: Files, told: "_Told") -> None:
+        self._write(at, told)
         position = files.size(at.log)
-        process.signal(SIGHUP)
-        _await_read(process, at, position)
-        _confirm(at, position, hosts)
+        if read := told.read_last(at):
+            process.signal(SIGHUP)
+            _await_read(process, at, position, read)
+        _confirm(at, position, told)
 
-    def _write_hosts(self, at: Files, hosts: Sequence[BootHost]) -> None:
+    def _write(self, at: Files, told: "_Told") -> None:
         try:
             uid = pwd.getpwnam(self._user).pw_uid
         except KeyError as error:
@@ -311,8 +340,8 @@ class Dnsmasq:
             ) from error
         with self._guard:
             files.make_folder(at.shown, 0o711)
-        files.write(at.hosts, hosts_text(hosts), owner=uid)
-        files.write(at.options, options_text(hosts), owner=uid)
+        for path, text in told.texts(at).items():
+            files.write(path, text, owner=uid)
 
     def _end(self, at: Files) -> None:
         """End a network's dnsmasq, also one that was started just before a crash and is in no record."""
@@ -363,15 +392,15 @@ def _require_free_ports(leg: Leg) -> None:
         )
 
 
-def _await_read(process: Process, at: Files, position: int) -> None:
-    """Wait until dnsmasq has read its hosts and options; they are the last that it reads.
+def _await_read(process: Process, at: Files, position: int, read: str) -> None:
+    """Wait until dnsmasq has read what it was told.
 
     Args:
         process: The dnsmasq.
         at: Its files.
         position: How long its log was before it was told.
+        read: What it writes into its log then.
     """
-    read = f": read {at.options}\n"
     try:
         wait_until(
             lambda: read in (files.read(at.log, position) or "") or not process.alive(),
@@ -393,39 +422,62 @@ def _await_read(process: Process, at: Files, position: int) -> None:
         )
 
 
-def _confirm(at: Files, position: int, hosts: Sequence[BootHost]) -> None:
+def _confirm(at: Files, position: int, told: "_Told") -> None:
     """Note that dnsmasq serves these hosts, unless it complained about one in its log from a position on."""
     for line in (files.read(at.log, position) or "").splitlines():
         if " at line " in line and line.endswith((str(at.hosts), str(at.options))):
             raise BootServiceError(f"dnsmasq refuses a host: {line}", next_step="report this as a bug of BMI")
-    files.write(at.applied, _digest(hosts))
+    files.write(at.applied, told.digest(at))
 
 
-def _is_told(at: Files, hosts: Sequence[BootHost]) -> bool:
-    """Say whether dnsmasq has read these hosts, and would read them again."""
-    return (
-        files.read(at.applied) == _digest(hosts)
-        and files.read(at.hosts) == hosts_text(hosts)
-        and files.read(at.options) == options_text(hosts)
-    )
-
-
-def _release_stale(leg: Leg, at: Files, hosts: Sequence[BootHost]) -> None:
+def _release_stale(leg: Leg, at: Files, told: "_Told") -> None:
     """Make a running dnsmasq forget the leases of hosts that went away."""
-    stale = leases.stale(at.leases, _reserved(hosts))
-    for lease in stale:
+
+    def stale() -> list[Lease]:
+        return leases.stale(at.leases, told.reserved, told.addressing.dynamic)
+
+    before = stale()
+    for lease in before:
         run(["dhcp_release", leg.interface, str(lease.address), lease.mac], namespace=leg.namespace)
     wait_until(
-        lambda: not leases.stale(at.leases, _reserved(hosts)),
+        lambda: not stale(),
         deadline=_RELEASED,
-        what=f"dnsmasq to drop {len(stale)} leases",
+        what=f"dnsmasq to drop {len(before)} leases",
         next_step="",
     )
 
 
-def _reserved(hosts: Sequence[BootHost]) -> set[Reservation]:
-    return {(host.mac.lower(), host.address) for host in hosts}
+@dataclass(frozen=True)
+class _Told:
+    """What a dnsmasq is told while it runs."""
 
+    addressing: Addressing
+    hosts: Sequence[BootHost]
+    names: Sequence[NodeName]
 
-def _digest(hosts: Sequence[BootHost]) -> str:
-    return hashlib.sha256(f"{hosts_text(hosts)}\0{options_text(hosts)}".encode()).hexdigest()
+    @property
+    def reserved(self) -> set[Reservation]:
+        return {(host.mac.lower(), host.address) for host in self.hosts}
+
+    def texts(self, at: Files) -> dict[Path, str]:
+        return {
+            at.names: names_text(self.names),
+            at.hosts: hosts_text(self.hosts, self.addressing.strangers),
+            at.options: options_text(self.hosts),
+        }
+
+    def digest(self, at: Files) -> str:
+        return hashlib.sha256("\0".join(self.texts(at).values()).encode()).hexdigest()
+
+    def is_known(self, at: Files) -> bool:
+        """Say whether dnsmasq has read this, and would read it again."""
+        texts = self.texts(at)
+        return files.read(at.applied) == self.digest(at) and all(
+            files.read(path) == text for path, text in texts.items()
+        )
+
+    def read_last(self, at: Files) -> str | None:
+        """Return what dnsmasq writes into its log when it has read all of it; none where it reads none of it."""
+        if self.addressing.mode is not DhcpMode.OFF:
+            return f": read {at.options}\n"
+        return f": read {at.names} - " if self.addressing.dns else None

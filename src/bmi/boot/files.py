@@ -4,8 +4,8 @@
         dnsmasq.conf, dnsmasq.json, dnsmasq.out    configuration, record of the process, its last words
         dnsmasq.log, log.position                  what it saw, and how far that was read
     <run_dir>/<installation>/<network>/            in memory; dnsmasq may enter after it has given up root's rights
-        hosts, options                             reservations; the boot scripts' addresses, with secrets
-        applied                                    digest of the hosts and options that dnsmasq confirmed
+        hosts, options, names                      reservations; the boot scripts' addresses, with secrets; names
+        applied                                    digest of these, as dnsmasq confirmed them
         leases
 
 Hosts and options are read again while dnsmasq runs, and `state_dir` is closed to everybody but root. Leases are
@@ -59,6 +59,11 @@ class Files:
     def options(self) -> Path:
         """Options of single hosts, read again on SIGHUP."""
         return self.shown / "options"
+
+    @property
+    def names(self) -> Path:
+        """Names that are answered, read again on SIGHUP."""
+        return self.shown / "names"
 
     @property
     def applied(self) -> Path:

@@ -12,7 +12,8 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from bmi.boot import files
-from bmi.errors import DeadlineExceeded
+from bmi.boot.checks import check_mac
+from bmi.errors import BadRequest, DeadlineExceeded
 from bmi.wait import wait_until
 
 _END = "duid 00:04" + ":00" * 16  # RFC 6355
@@ -38,24 +39,40 @@ def leases(path: Path) -> list[Lease]:
     return [lease for line in _whole_text(path).splitlines() if (lease := _parse(line))]
 
 
-def stale(path: Path, reserved: set[Reservation]) -> list[Lease]:
-    """Return the leases that no reservation stands behind."""
-    return [lease for lease in leases(path) if (lease.mac, lease.address) not in reserved]
+Range = tuple[IPv4Address, IPv4Address]
+"""First and last address for cards that no reservation is for."""
 
 
-def drop_stale(path: Path, reserved: set[Reservation]) -> None:
-    """Make the file of a dnsmasq that does not run hold nothing but leases that a reservation stands behind."""
+def stale(path: Path, reserved: set[Reservation], dynamic: Range | None = None) -> list[Lease]:
+    """Return the leases that neither a reservation nor a range stands behind."""
+    return [lease for lease in leases(path) if not stands(lease, reserved, dynamic)]
+
+
+def drop_stale(path: Path, reserved: set[Reservation], dynamic: Range | None = None) -> None:
+    """Make the file of a dnsmasq that does not run hold nothing but leases that something stands behind."""
     kept = [
         line
         for line in (files.read(path) or "").splitlines()
-        if (lease := _parse(line)) and (lease.mac, lease.address) in reserved
+        if (lease := _parse(line)) and stands(lease, reserved, dynamic)
     ]
     files.write(path, "".join(f"{line}\n" for line in [*kept, _END]))
 
 
+def stands(lease: Lease, reserved: set[Reservation], dynamic: Range | None) -> bool:
+    """Say whether a lease is one that may be: a node's own, or a stranger's of the range."""
+    if (lease.mac, lease.address) in reserved:
+        return True
+    known = {mac for mac, _ in reserved}
+    return dynamic is not None and dynamic[0] <= lease.address <= dynamic[1] and lease.mac not in known
+
+
 def _parse(line: str) -> Lease | None:
-    with suppress(ValueError):  # half a line, or the last
-        expires, mac, address, _name, _client = line.split(" ", 4)
+    """Read a line, whatever stands for a name or a client's id, as `*` does where there is none."""
+    words = line.split()
+    with suppress(BadRequest, ValueError, OverflowError, OSError):  # half a line, or the last
+        expires, card, address = words[:3]
+        # A card that is no Ethernet card has its kind in front (RFC 2131, `htype`), Ethernet's is 01.
+        mac = check_mac(card.removeprefix("01-"))
         return Lease(mac, IPv4Address(address), datetime.fromtimestamp(int(expires), UTC))
     return None
 

@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from email.mime.multipart import MIMEMultipart
 from email.mime.text import MIMEText
+from ipaddress import IPv4Address, IPv4Interface
 
 import pycdlib
 
@@ -45,6 +46,21 @@ _KEY_TYPE = re.compile(
 
 
 @dataclass(frozen=True)
+class Wiring:
+    """What the card is told about its network beside what DHCP says, or in place of it."""
+
+    address: IPv4Interface | None = None
+    """The card's address where it is not to ask for one."""
+    router: IPv4Address | None = None
+    """The default route that goes with the address."""
+    mtu: int | None = None
+    """Bytes of a packet."""
+    dns_servers: tuple[IPv4Address, ...] = ()
+    domain: str | None = None
+    """Where names without a dot are looked for."""
+
+
+@dataclass(frozen=True)
 class SeedContent:
     """What a node is told."""
 
@@ -58,6 +74,7 @@ class SeedContent:
     phone_home_url: str = field(repr=False)
     mac: str
     """Of the card that the node boots over, and that carries its disk."""
+    wiring: Wiring = Wiring()
     cleaning: str | None = None
     """How local disks are to be wiped, by an image that can; never if None."""
 
@@ -83,7 +100,7 @@ def build_seed(content: SeedContent, texts: Texts = OWN_TEXTS) -> bytes:
             "meta-data": texts.render(MetaData(instance_id, hostname, tuple(keys))).encode(),
             "user-data": user_data,
             "vendor-data": vendor_data,
-            "network-config": texts.render(NetworkConfig(mac)).encode(),
+            "network-config": texts.render(_network(mac, content.wiring)).encode(),
         },
         {
             "hostname": f"{hostname}\n".encode(),
@@ -93,6 +110,11 @@ def build_seed(content: SeedContent, texts: Texts = OWN_TEXTS) -> bytes:
             **({"cleaning": f"{content.cleaning}\n".encode()} if content.cleaning else {}),
         },
     )
+
+
+def _network(mac: str, wiring: Wiring) -> NetworkConfig:
+    domain = None if wiring.domain is None else check_hostname(wiring.domain)
+    return NetworkConfig(mac, wiring.address, wiring.router, wiring.mtu, wiring.dns_servers, domain)
 
 
 def _vendor_data(texts: Texts, config: VendorData) -> bytes:

@@ -6,6 +6,7 @@ watch over daemons all call these, so there is one way for a thing to come and t
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface
 from uuid import UUID
 
@@ -13,11 +14,12 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from bmi.api.nodes import Milestone, NodeState
-from bmi.boot.dnsmasq import BootHost
+from bmi.boot.dnsmasq import Addressing, BootHost, NodeName
 from bmi.boot.models import Boot
 from bmi.boot.script import BootTarget
 from bmi.boot.seed import SeedContent, build_seed
 from bmi.db import now
+from bmi.discovery import network as discovery
 from bmi.drivers import Outcome
 from bmi.drivers.leg import Leg
 from bmi.drivers.storage import Kind, Volume
@@ -25,6 +27,7 @@ from bmi.drivers.target import Export, Lun, Portal, Removal
 from bmi.errors import AddressTaken, GatewayUnavailable, NotFound, TargetError
 from bmi.events import record
 from bmi.gateways import service as gateways
+from bmi.networks.addressing import addressing, names, wiring
 from bmi.networks.models import Attachment, Network
 from bmi.nodes.states import move
 from bmi.parts import Parts
@@ -112,6 +115,9 @@ def seed_content(parts: Parts, boot: Boot) -> bytes:
             phone_home_url=boot_url(parts, boot, "phone-home"),
             mac=boot.attachment.nic.mac,
             cleaning=parts.settings.cleaning.method if boot.cleaning else None,
+            wiring=wiring(
+                boot.attachment.network, parts.settings.networks, boot.attachment.ip, gateway_address(boot)
+            ),
         ),
         parts.texts,
     )
@@ -222,10 +228,44 @@ def apply_export(parts: Parts, id: UUID) -> Removal:
         return removal
 
 
-def hosts_on(parts: Parts, network: UUID, leg: Leg) -> list[BootHost]:
-    """Return the nodes that this gateway's DHCP has to answer on a network."""
+def network_boot_url(parts: Parts, gateway: IPv4Address) -> str:
+    """Return where any node of a network may ask a gateway what to boot, if another server gives addresses."""
+    return f"http://{gateway}:{parts.settings.boot.http_port}/boot/script.ipxe"
+
+
+@dataclass(frozen=True)
+class DhcpOrders:
+    """What a gateway's dnsmasq is to do on a network."""
+
+    hosts: list[BootHost]
+    addressing: Addressing
+    names: list[NodeName]
+
+
+def dhcp_orders(parts: Parts, network: UUID, leg: Leg) -> DhcpOrders:
+    """Return what this gateway's dnsmasq is to do on a network."""
     with parts.db.read() as session:
-        boots = boots_here(parts, session, network)
+        row = session.get_one(Network, network)
+        everybody = [boot for boot in boots_on(session, network) if boot.served]
+        acting = gateways.acting(session, parts.gateway)
+        # One gateway alone answers cards that are no node's: the one in the first one's place.
+        dynamic = gateways.first(session) in acting
+        discovers = discovery.network_of(session, parts.settings) == network
+    hosts = _hosts(parts, [boot for boot in everybody if boot.gateway_id in acting], leg)
+    here = {host.mac for host in hosts}
+    told = addressing(
+        row,
+        parts.settings.networks,
+        dynamic=dynamic,
+        strangers=[boot.attachment.nic.mac for boot in everybody if boot.attachment.nic.mac not in here],
+        script_url=network_boot_url(parts, leg.address.ip),
+        discovery_url=discovery.script_url(parts.settings, leg.address.ip) if discovers else None,
+    )
+    there = [(boot.node.name, boot.attachment.ip) for boot in everybody]
+    return DhcpOrders(hosts, told, names(row, parts.settings.networks, there))
+
+
+def _hosts(parts: Parts, boots: Sequence[Boot], leg: Leg) -> list[BootHost]:
     return [
         BootHost(
             node=boot.node_id,
@@ -236,7 +276,7 @@ def hosts_on(parts: Parts, network: UUID, leg: Leg) -> list[BootHost]:
         )
         for boot in boots
         # A node whose gateway still answers is answered by that one.
-        if boot.served and _home(boot) in leg.addresses
+        if _home(boot) in leg.addresses
     ]
 
 
@@ -245,10 +285,10 @@ def apply_dhcp(parts: Parts, id: UUID) -> None:
     here = parts.gateway
     with parts.lock(id):
         leg = leg_of(parts, id)
-        hosts = hosts_on(parts, id, leg)
+        orders = dhcp_orders(parts, id, leg)
         # Whatever addresses the leg has: nothing else is in its namespace.
         here.node_http.serve(id, leg.namespace, _ANY_ADDRESS, parts.settings.boot.http_port)
-        here.dnsmasq.serve(leg, hosts)
+        here.dnsmasq.serve(leg, orders.hosts, addressing=orders.addressing, names=orders.names)
 
 
 def write_seed(parts: Parts, id: UUID) -> Outcome:

@@ -4,8 +4,8 @@ The values are checked by who makes them (`script.py`, `dhcp_conf.py`, `seed.py`
 their templates for these names, docs/templates.md lists them: they are added to and not renamed.
 """
 
-from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Network
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 from typing import ClassVar
 
@@ -108,13 +108,33 @@ class DhcpServer(Variables):
     interface_index: int
     interface: str
     """Name of the gateway's interface on the network."""
+    gateway: IPv4Address
+    """The gateway's address on the network."""
     user: str
     """Whom dnsmasq runs as."""
     subnet: IPv4Network
+    dhcp: str
+    """As the network has it: full, reservations, proxy, off."""
+    dynamic: tuple[IPv4Address, IPv4Address] | None
+    """First and last address for cards that BMI does not know, where this gateway gives such."""
     lease_seconds: int
     leases_at_most: int
     router: IPv4Address | None
     """The default route that nodes are given, if any."""
+    dns: bool
+    """Whether dnsmasq answers for names."""
+    dns_servers: tuple[IPv4Address, ...]
+    """Whom it asks for other names; or, where it does not answer for names, whom nodes are told to ask."""
+    zone: str | None
+    """The domain of the network's nodes."""
+    names: Path
+    """File of the nodes' names."""
+    mtu: int | None
+    """Bytes of a packet; as the nodes have it if None."""
+    script_url: str | None
+    """Where every node's iPXE asks what to boot, on networks where another server gives addresses."""
+    discovery_url: str | None
+    """Where the iPXE of cards that BMI does not know asks, where this gateway has such machines inspected."""
     advertisement_seconds: int
     """Between two router advertisements."""
     loaders: tuple[Loader, ...]
@@ -150,6 +170,15 @@ class NetworkConfig(Variables):
 
     mac: str
     """Of the card that the node boots over, and that carries its disk."""
+    address: IPv4Interface | None
+    """The card's address where nobody gives it one."""
+    router: IPv4Address | None
+    """The default route that goes with it."""
+    mtu: int | None
+    """Bytes of a packet."""
+    dns_servers: tuple[IPv4Address, ...]
+    domain: str | None
+    """Where names without a dot are looked for."""
 
 
 @dataclass(frozen=True)
@@ -179,11 +208,21 @@ _NETWORK = DhcpServer(
     namespace_inode=4026532000,
     interface_index=2,
     interface="eth0",
+    gateway=IPv4Address("10.64.1.254"),
     user="dnsmasq",
     subnet=IPv4Network("10.64.1.0/24"),
+    dhcp="reservations",
+    dynamic=None,
     lease_seconds=86400,
     leases_at_most=4096,
     router=None,
+    dns=False,
+    dns_servers=(),
+    zone=None,
+    names=Path("/run/bmi/sample/names"),
+    mtu=None,
+    script_url=None,
+    discovery_url=None,
     advertisement_seconds=10,
     loaders=(Loader("bios", (0,), "undionly.kpxe"), Loader("uefi", (7, 9), "snponly.efi")),
     tftp_root=Path("/usr/lib/ipxe"),
@@ -214,8 +253,30 @@ SAMPLES: tuple[Variables, ...] = (
         arguments="console=ttyS0 bmi.report=http://10.64.1.254:8080/discovery/0/token/report",
     ),
     _NETWORK,
+    replace(_NETWORK, dns=True, zone="blue.bmi.internal"),
+    replace(
+        _NETWORK,
+        dhcp="full",
+        dynamic=(IPv4Address("10.64.1.100"), IPv4Address("10.64.1.199")),
+        router=IPv4Address("10.64.1.1"),
+        dns=True,
+        dns_servers=(IPv4Address("10.64.1.2"), IPv4Address("10.64.1.3")),
+        zone="blue.bmi.internal",
+        mtu=9000,
+        discovery_url="http://10.64.1.254:8080/discovery/script.ipxe",
+    ),
+    replace(_NETWORK, dhcp="proxy", script_url="http://10.64.1.254:8080/boot/script.ipxe"),
+    replace(_NETWORK, dhcp="off", dns_servers=(IPv4Address("10.64.1.2"),)),
     MetaData("0", "n1.example.org", ("ssh-ed25519 AAAA me: #1",)),
-    NetworkConfig(_MAC),
+    NetworkConfig(_MAC, None, None, None, (), None),
+    NetworkConfig(
+        _MAC,
+        IPv4Interface("10.64.1.5/24"),
+        IPv4Address("10.64.1.1"),
+        9000,
+        (IPv4Address("10.64.1.2"),),
+        "blue.bmi.internal",
+    ),
     VendorData(phone_home_url=_URL, phone_home_tries=10),
     ForgetKeys(),
 )

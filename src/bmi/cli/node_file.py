@@ -13,7 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from bmi.api.inventory import NODES_AT_MOST, NodeEntry
-from bmi.api.nodes import Nic, Node
+from bmi.api.nodes import Nic, Node, NodeNic
 from bmi.cli import options
 
 COLUMNS = ("name", "bmc_driver", "bmc_address", "bmc_username", "bmc_password", "bmc_options", "nics")
@@ -142,7 +142,7 @@ def _bmc(node: Node) -> dict[str, Any]:
     return node.bmc.model_dump(include={"driver", "address", "username", "options"})
 
 
-def _nic_text(card: Nic) -> str:
+def _nic_text(card: NodeNic) -> str:
     return f"{card.mac}={card.switch}:{card.port}"
 
 

@@ -20,6 +20,7 @@ from starlette.routing import Route
 from bmi.boot.script import Inspection, render_inspection
 from bmi.discovery import report, service
 from bmi.discovery.inspector import INITRAMFS, KERNEL
+from bmi.discovery.network import network_of
 from bmi.errors import BadRequest
 from bmi.parts import Parts
 
@@ -67,7 +68,7 @@ def routes(parts: Parts, network: UUID) -> list[Route]:
 
     def here() -> bool:
         with parts.db.read() as session:
-            return service.network_of(session, parts.settings) == network
+            return network_of(session, parts.settings) == network
 
     def script(request: Request) -> Response:
         if not here():

@@ -8,7 +8,6 @@ from uuid import UUID
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from bmi.access.models import Project
 from bmi.api import discovery as wire
 from bmi.api.hardware import Hardware
 from bmi.api.nodes import BmcCreate, NodeCreate
@@ -18,23 +17,10 @@ from bmi.discovery.cabling import place_of
 from bmi.discovery.models import Discovered
 from bmi.discovery.report import Report
 from bmi.errors import BadRequest, Miscabled, NotFound
-from bmi.networks.models import Network
 from bmi.nodes import inventory
 from bmi.nodes.inventory import Outside
 from bmi.nodes.models import Nic, Node
 from bmi.parts import Parts
-from bmi.settings import Settings
-
-
-def network_of(session: Session, settings: Settings) -> UUID | None:
-    """Return the network on which machines are discovered; None if there is none, or discovery is off."""
-    if not settings.discovery.enabled:
-        return None
-    return session.scalar(
-        select(Network.id)
-        .join(Project, Project.id == Network.project_id)
-        .where(Network.name == settings.discovery.network, Project.name == settings.discovery.project)
-    )
 
 
 def take(parts: Parts, report: Report, address: str) -> None:

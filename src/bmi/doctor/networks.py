@@ -10,6 +10,7 @@ from bmi import netns
 from bmi.api.doctor import Family
 from bmi.boot import service as boot
 from bmi.boot import tftp
+from bmi.boot.leases import stands
 from bmi.boot.models import Boot
 from bmi.doctor.claims import claims
 from bmi.doctor.codes import Code
@@ -104,8 +105,9 @@ def _network(parts: Parts, row: Network, leg: Leg | None, sheet: Sheet) -> None:
 def _mtu(parts: Parts, sheet: Sheet, thing: str, row: Network) -> None:
     found = parts.gateway.legs.mtus(row.id)
     shown = ", ".join(f"{name} {mtu} bytes" for name, mtu in sorted(found.items()))
-    if found and min(found.values()) < MTU:
-        sheet.note(Code.MTU_SMALL, thing, f"the MTU of its leg is {shown}; nodes send frames of {MTU}")
+    needed = row.mtu or MTU
+    if found and min(found.values()) < needed:
+        sheet.note(Code.MTU_SMALL, thing, f"the MTU of its leg is {shown}; nodes send frames of {needed}")
     elif len(set(found.values())) > 1:
         sheet.note(Code.MTU_DIFFERS, thing, f"the MTU of its leg is not the same at both ends: {shown}")
 
@@ -125,8 +127,9 @@ def _dhcp(parts: Parts, sheet: Sheet, thing: str, row: Network, leg: Leg) -> Non
         return
     changes = _changes(parts, row.id)
     with parts.lock(row.id):  # somebody may be telling it at this moment
-        hosts = boot.hosts_on(parts, row.id, leg)
-        answers = dnsmasq.answers(leg, hosts)
+        orders = boot.dhcp_orders(parts, row.id, leg)
+        hosts = orders.hosts
+        answers = dnsmasq.answers(leg, hosts, addressing=orders.addressing, names=orders.names)
         leases = dnsmasq.leases(row.id)
         changes |= _changes(parts, row.id)
     if changes:
@@ -137,7 +140,7 @@ def _dhcp(parts: Parts, sheet: Sheet, thing: str, row: Network, leg: Leg) -> Non
         )
     reserved = {(host.mac.lower(), host.address) for host in hosts}
     for lease in leases:
-        if (lease.mac.lower(), lease.address) not in reserved:
+        if not stands(lease, reserved, orders.addressing.dynamic):
             message = f"{lease.address} is leased to {lease.mac}, which is not to have it"
             sheet.note(Code.LEASE_ORPHAN, thing, message)
 

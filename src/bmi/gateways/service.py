@@ -60,6 +60,11 @@ def acting(session: Session, here: GatewayParts) -> set[UUID]:
     return set(session.scalars(select(Gateway.id).where(mine))) - here.leaving
 
 
+def first(session: Session) -> UUID | None:
+    """Return the gateway with the lowest number, dead or alive."""
+    return session.scalar(select(Gateway.id).order_by(Gateway.number).limit(1))
+
+
 def alive(db: Db, session: Session) -> Sequence[Gateway]:
     """Return the gateways that were heard of lately, by number."""
     return [row for row in _all(session) if lives(db, session, row)]

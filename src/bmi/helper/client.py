@@ -13,7 +13,7 @@ from uuid import UUID
 
 from bmi import errors
 from bmi.boot.dhcp_log import BootEvent
-from bmi.boot.dnsmasq import BootHost, Lease
+from bmi.boot.dnsmasq import Addressing, BootHost, Lease, NodeName
 from bmi.drivers import Outcome
 from bmi.drivers.leg import Leg
 from bmi.drivers.switch import PortState, PortVlans
@@ -29,6 +29,8 @@ _ANSWERED = 120.0  # seconds until a call must be answered
 _POLL = 0.05  # seconds
 _SILENCE = 30.0  # seconds without a sign of life after which a helper that is watched counts as gone
 _PAUSE = 1.0  # seconds until it is asked again
+
+_PLAIN = Addressing()
 
 
 class Helper:
@@ -236,9 +238,17 @@ class HelpedDnsmasq:
         self._stop = threading.Event()
         self._watcher: threading.Thread | None = None
 
-    def serve(self, leg: Leg, hosts: Sequence[BootHost], *, gateway: IPv4Address | None = None) -> Outcome:
+    def serve(
+        self,
+        leg: Leg,
+        hosts: Sequence[BootHost],
+        *,
+        addressing: Addressing = _PLAIN,
+        names: Sequence[NodeName] = (),
+    ) -> Outcome:
         """Make a network's dnsmasq answer exactly these hosts, see `Dnsmasq`."""
-        done = self._helper.call("dnsmasq.serve", leg=leg, hosts=list(hosts), gateway=gateway)
+        told: dict[str, Any] = {"hosts": list(hosts), "addressing": addressing, "names": list(names)}
+        done = self._helper.call("dnsmasq.serve", leg=leg, **told)
         with self._guard:
             self._known.add(leg.network)
         return cast("Outcome", done)
@@ -253,9 +263,17 @@ class HelpedDnsmasq:
         """End a dnsmasq that does not answer, see `Dnsmasq`."""
         return bool(self._helper.call("dnsmasq.end_if_hung", leg=leg))
 
-    def answers(self, leg: Leg, hosts: Sequence[BootHost], *, gateway: IPv4Address | None = None) -> bool:
+    def answers(
+        self,
+        leg: Leg,
+        hosts: Sequence[BootHost],
+        *,
+        addressing: Addressing = _PLAIN,
+        names: Sequence[NodeName] = (),
+    ) -> bool:
         """Say whether a network's dnsmasq answers exactly these hosts, see `Dnsmasq`."""
-        return bool(self._helper.call("dnsmasq.answers", leg=leg, hosts=list(hosts), gateway=gateway))
+        told: dict[str, Any] = {"hosts": list(hosts), "addressing": addressing, "names": list(names)}
+        return bool(self._helper.call("dnsmasq.answers", leg=leg, **told))
 
     def running(self) -> list[UUID]:
         """List the networks whose dnsmasq runs."""

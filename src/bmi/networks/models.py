@@ -8,6 +8,7 @@ from sqlalchemy import ForeignKey, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from bmi.access.models import Project
+from bmi.boot.dhcp_conf import DhcpMode
 from bmi.db import Lifecycle, Table, now
 from bmi.nodes.models import Nic
 
@@ -23,6 +24,20 @@ class Network(Table):
     state: Mapped[Lifecycle]
     vlan: Mapped[int] = mapped_column(unique=True)
     subnet: Mapped[str] = mapped_column(unique=True)
+    dhcp: Mapped[DhcpMode] = mapped_column(default=DhcpMode.RESERVATIONS)
+    dhcp_first: Mapped[str | None]
+    """First and last address for cards that are no node's, with `full`."""
+    dhcp_last: Mapped[str | None]
+    router: Mapped[str | None]
+    """The default route that nodes are given."""
+    dns: Mapped[bool] = mapped_column(default=True)
+    """Whether the gateways answer for the nodes' names."""
+    dns_servers: Mapped[list[str]] = mapped_column(default=list)
+    """Whom they ask for others; or whom nodes ask themselves."""
+    domain: Mapped[str | None]
+    """What the nodes' names end with; as the settings say if None."""
+    mtu: Mapped[int | None]
+    lease_seconds: Mapped[int | None]
     created_at: Mapped[datetime] = mapped_column(default=now)
 
     project: Mapped[Project] = relationship(lazy="joined")

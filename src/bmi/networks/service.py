@@ -9,10 +9,13 @@ from sqlalchemy.orm import Session
 
 from bmi.access.models import Project
 from bmi.api.networks import NetworkCreate
+from bmi.boot.dhcp_conf import DhcpMode
 from bmi.boot.models import Boot
 from bmi.drivers import Outcome
 from bmi.drivers.switch import ISOLATED, PortVlans, Switch
 from bmi.errors import AlreadyExists, BadRequest, InUse, SettingsInvalid
+from bmi.ids import new_id
+from bmi.networks.addressing import FOREIGN, change, is_kept_free
 from bmi.networks.models import Attachment, Network
 from bmi.nodes.models import Nic
 from bmi.parts import Parts
@@ -24,21 +27,70 @@ def plan(session: Session, settings: Networks, project: Project, request: Networ
 
     Raises:
         AlreadyExists: The VLAN that was asked for is taken.
-        BadRequest: The subnet that was asked for is too small or overlaps another one.
+        BadRequest: The subnet that was asked for is too small or overlaps another one, or a setting cannot be.
         InUse: The pool of VLANs or subnets is used up.
     """
     others = session.scalars(select(Network)).all()
-    return Network(
+    network = Network(
+        id=new_id(),
         name=request.name,
         project_id=project.id,
+        project=project,
         state="creating",
         vlan=_choose_vlan(others, settings, request),
         subnet=_choose_subnet(others, settings, request),
+        dhcp=DhcpMode.RESERVATIONS,
+        dns=True,
+        dns_servers=[],
     )
+    change(session, settings, network, request)
+    return network
+
+
+def choose_address(
+    session: Session, settings: Networks, network: Network, card: Nic, asked: IPv4Address | None
+) -> IPv4Address:
+    """Return the address that a card is to have on a network.
+
+    Where another server gives addresses, it has to be named: everything that a node gets is for its address
+    alone, so one who could tell BMI of another address could have what is another's.
+
+    Args:
+        session: The transaction.
+        settings: The settings of networks.
+        network: The network.
+        card: The card.
+        asked: The address that was asked for; one that is free if None.
+
+    Raises:
+        BadRequest: That address cannot be a node's, or none was named on a network where it has to be.
+        InUse: Somebody else has it, or there is none left.
+    """
+    if asked is None and network.dhcp in FOREIGN:
+        raise BadRequest(
+            f"another server gives addresses on network {network.name} (DHCP mode {network.dhcp.value})",
+            next_step=f"reserve one there for {card.mac}, and name it here: --address",
+        )
+    if asked is None:
+        return free_address(session, settings, network)
+    last = network.address_of(settings.gateways).ip - 1
+    if not network.range.network_address < asked <= last or is_kept_free(network, asked):
+        raise BadRequest(
+            f"{asked} cannot be a node's address on network {network.name}",
+            next_step=f"choose one from {network.range.network_address + 1} to {last} that is neither the router's "
+            "nor in the DHCP range",
+        )
+    taken = select(Attachment).where(Attachment.network_id == network.id, Attachment.address == str(asked))
+    if other := session.scalar(taken.limit(1)):
+        raise InUse(
+            f"node {other.nic.node.name} has the address {asked} on network {network.name}",
+            next_step="choose another address",
+        )
+    return asked
 
 
 def free_address(session: Session, settings: Networks, network: Network) -> IPv4Address:
-    """Return the lowest address of a network that no attachment has, and no gateway may need.
+    """Return the lowest address of a network that no attachment has, and nothing else may need.
 
     Raises:
         InUse: There is none left.
@@ -46,7 +98,9 @@ def free_address(session: Session, settings: Networks, network: Network) -> IPv4
     taken = set(session.scalars(select(Attachment.address).where(Attachment.network_id == network.id)))
     first_gateway = network.address_of(settings.gateways).ip
     for address in network.range.hosts():
-        if address < first_gateway and str(address) not in taken:
+        if address >= first_gateway:
+            break
+        if str(address) not in taken and not is_kept_free(network, address):
             return address
     raise InUse(
         f"network {network.name} has no free address in {network.subnet}",

@@ -8,6 +8,7 @@ from bmi.api import nodes as wire
 from bmi.api.hardware import Hardware
 from bmi.boot import service as boot
 from bmi.boot.models import Boot
+from bmi.networks.models import Attachment
 from bmi.nodes.models import Node, NodeHardware
 from bmi.parts import Parts
 from bmi.provisioning.models import Operation
@@ -34,7 +35,7 @@ def view_node(session: Session, parts: Parts, who: Caller, row: Node) -> wire.No
         )
         if who.admin
         else None,
-        nics=[wire.Nic(mac=nic.mac, switch=nic.switch, port=nic.port) for nic in row.nics],
+        nics=_nics(session, row),
         disk=record.disk.name if record else None,
         image=record.disk.image.name if record and record.disk.image else None,
         network=record.attachment.network.name if record else None,
@@ -47,6 +48,22 @@ def view_node(session: Session, parts: Parts, who: Caller, row: Node) -> wire.No
         hardware=_hardware(session, who, row),
         created_at=row.created_at,
     )
+
+
+def _nics(session: Session, row: Node) -> list[wire.NodeNic]:
+    ids = [nic.id for nic in row.nics]
+    found = session.scalars(select(Attachment).where(Attachment.nic_id.in_(ids)))
+    there = {attachment.nic_id: attachment for attachment in found}
+    return [
+        wire.NodeNic(
+            mac=nic.mac,
+            switch=nic.switch,
+            port=nic.port,
+            network=there[nic.id].network.name if nic.id in there else None,
+            address=there[nic.id].ip if nic.id in there else None,
+        )
+        for nic in row.nics
+    ]
 
 
 def _hardware(session: Session, who: Caller, row: Node) -> Hardware | None:

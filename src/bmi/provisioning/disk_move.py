@@ -283,7 +283,7 @@ def _attachment(session: Session, parts: Parts, record: Boot, network: Network, 
         id=new_id(),
         nic_id=target.nics[0].id,
         network_id=network.id,
-        address=str(networks.free_address(session, parts.settings.networks, network)),
+        address=str(networks.choose_address(session, parts.settings.networks, network, target.nics[0], None)),
     )
 
 

@@ -8,12 +8,12 @@ from sqlalchemy.orm import Session
 
 from bmi.access.policy import Action, Caller, authorize
 from bmi.access.service import find_owned, flush_new, owner
-from bmi.api.networks import NetworkCreate
+from bmi.api.networks import NetworkCreate, NetworkUpdate
 from bmi.api.operations import Ending
-from bmi.errors import GatewayUnavailable, InUse, NotAllowed
+from bmi.errors import GatewayUnavailable, InUse, NotAllowed, WrongState
 from bmi.gateways import service as gateways
 from bmi.gateways.orders import at_gateway
-from bmi.ids import new_id
+from bmi.networks import addressing
 from bmi.networks.models import Attachment, Network
 from bmi.networks.service import plan
 from bmi.parts import Parts
@@ -34,7 +34,6 @@ def ask_create(session: Session, parts: Parts, caller: Caller, request: NetworkC
     if request.vlan is not None and not caller.admin:
         raise NotAllowed("only admins choose a network's VLAN", next_step="leave the VLAN out")
     network = plan(session, parts.settings.networks, project, request)
-    network.id = new_id()
     session.add(network)
     flush_new(session, f"network {network.name} in project {project.name}")
     return _ask_create(
@@ -63,6 +62,40 @@ def create_again(session: Session, parts: Parts, caller: Caller, operation: Oper
         return ask_create(session, parts, caller, NetworkCreate.model_validate(asked))
     authorize(caller, Action.NETWORK_WRITE, network.project_id, thing=f"network {network.name}")
     return _ask_create(session, caller, network, asked)
+
+
+def ask_update(
+    session: Session, parts: Parts, caller: Caller, ref: str, request: NetworkUpdate, project: str | None
+) -> Operation:
+    """Claim a network, and write down what is to be otherwise.
+
+    Raises:
+        BadRequest: That cannot be.
+        InUse: Another operation runs on it.
+        NotFound: There is no such network for this caller.
+        WrongState: It is about to be made or removed.
+    """
+    network = find_owned(session, caller, Network, ref, Action.NETWORK_WRITE, project=project)
+    if network.state != "ready":
+        raise WrongState(f"network {network.name} is {network.state}", next_step="wait until it is ready")
+    before = addressing.saved(network)
+    addressing.change(session, parts.settings.networks, network, request)
+    return ask_operation(
+        session,
+        caller,
+        "network.update",
+        f"network {network.name}",
+        project=network.project_id,
+        network=network.id,
+        request={"before": before},
+        asked=request.model_dump(mode="json", exclude_unset=True),
+    )
+
+
+def update_again(session: Session, parts: Parts, caller: Caller, operation: Operation) -> Operation:
+    """Ask again for a network to be otherwise."""
+    request = NetworkUpdate.model_validate(operation.asked or {})
+    return ask_update(session, parts, caller, str(operation.network_id), request, None)
 
 
 def delete_again(session: Session, parts: Parts, caller: Caller, operation: Operation) -> Operation:
@@ -105,6 +138,12 @@ def settle_create(session: Session, operation: Operation, ending: Ending) -> Non
         session.delete(network)
 
 
+def settle_update(session: Session, operation: Operation, ending: Ending) -> None:
+    """Give a network back what was changed in vain, also where no step ran that could be undone."""
+    if ending is Ending.UNDONE:
+        addressing.restore(session.get_one(Network, operation.network_id), operation.request["before"])
+
+
 def settle_delete(session: Session, operation: Operation, ending: Ending) -> None:
     """Forget a network that is gone; one that could not go stays `removing`, to be removed again."""
     if ending is Ending.SUCCEEDED:
@@ -122,6 +161,24 @@ def create(run: Run) -> None:
 
     with run.all_or_nothing():
         run.step("gateways", legs, undo=lambda: _take_down(parts, network))
+
+
+@workflow("network.update", settle=settle_update, again=update_again)
+def update(run: Run) -> None:
+    """Let the gateways tell the cards on a network what they are told from now on."""
+    parts, network = run.parts, _network(run)
+
+    def tell() -> str:
+        names = [name for name, id in _gateways(parts) if at_gateway(parts, id, "network", network)]
+        return f"told by {', '.join(names)}"
+
+    def tell_as_before() -> str:
+        with parts.db.write() as session:
+            addressing.restore(session.get_one(Network, network), run.request["before"])
+        return tell()
+
+    with run.all_or_nothing():
+        run.step("gateways", tell, undo=tell_as_before)
 
 
 @workflow("network.delete", settle=settle_delete, again=delete_again)

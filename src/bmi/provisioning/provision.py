@@ -92,7 +92,9 @@ def write_down(
         id=new_id(),
         nic_id=node.nics[0].id,
         network_id=network.id,
-        address=str(networks.free_address(session, parts.settings.networks, network)),
+        address=str(
+            networks.choose_address(session, parts.settings.networks, network, node.nics[0], request.address)
+        ),
     )
     gateway = gateways.choose(parts.db, session)
     record = Boot(

@@ -3,13 +3,15 @@ import email
 import io
 import time
 from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
+from typing import cast
 
 import pycdlib
 import pytest
 import yaml
 
-from bmi.boot.seed import SeedContent, build_seed
+from bmi.boot.seed import SeedContent, Wiring, build_seed
 from bmi.errors import BadRequest
 from bmi.run import run
 
@@ -214,3 +216,35 @@ def test_hostile_values_are_refused(bad: dict[str, object]) -> None:
 def test_secrets_are_not_in_what_a_log_would_show() -> None:
     assert "t0ken" not in repr(replace(CONTENT, user_data="s3cret"))
     assert "s3cret" not in repr(replace(CONTENT, user_data="s3cret"))
+
+
+def card(wiring: Wiring) -> dict[str, object]:
+    found = files(build_seed(replace(CONTENT, wiring=wiring)))["/network-config"]
+    (card,) = yaml.safe_load(found)["ethernets"].values()
+    return cast("dict[str, object]", card)
+
+
+def test_the_card_is_told_what_its_network_is_like() -> None:
+    told = card(Wiring(mtu=9000, domain="blue.bmi.internal", dns_servers=(IPv4Address("10.66.0.2"),)))
+    assert told == {
+        "match": {"macaddress": "52:54:00:ab:cd:ef"},
+        "dhcp4": True,
+        "mtu": 9000,
+        "nameservers": {"addresses": ["10.66.0.2"], "search": ["blue.bmi.internal"]},
+        "critical": True,
+    }
+
+
+def test_a_card_that_nobody_gives_an_address_has_its_own() -> None:
+    told = card(Wiring(IPv4Interface("10.66.0.5/24"), router=IPv4Address("10.66.0.1")))
+    assert told == {
+        "match": {"macaddress": "52:54:00:ab:cd:ef"},
+        "addresses": ["10.66.0.5/24"],
+        "routes": [{"to": "0.0.0.0/0", "via": "10.66.0.1"}],
+        "critical": True,
+    }
+
+
+def test_a_domain_is_one_line() -> None:
+    with pytest.raises(BadRequest, match="host name"):
+        card(Wiring(domain="a\nevil: true"))

@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from bmi.boot.dhcp_log import BootEvent, Kind
-from bmi.boot.dnsmasq import BootHost, Dnsmasq, Lease
+from bmi.boot.dnsmasq import Addressing, BootHost, DhcpMode, Dnsmasq, Lease, NodeName
 from bmi.drivers import Outcome
 from bmi.drivers.leg import Leg, Legs
 from bmi.drivers.switch import PortState, PortVlans, Switch
@@ -36,6 +36,15 @@ HOST = BootHost(
     UUID(int=1), "52:54:00:00:00:01", IPv4Address("10.66.0.1"), "node-1", "http://10.66.0.254/secret"
 )
 NODE = IPv4Address("10.66.0.1")
+ADDRESSING = Addressing(
+    DhcpMode.FULL,
+    dynamic=(IPv4Address("10.66.0.100"), IPv4Address("10.66.0.199")),
+    strangers=("52:54:00:00:00:02",),
+    dns=True,
+    dns_servers=(IPv4Address("192.0.2.1"),),
+    zone="blue.bmi.internal",
+    mtu=9000,
+)
 TIME = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 CALLS: dict[str, dict[str, Any]] = {
@@ -47,10 +56,15 @@ CALLS: dict[str, dict[str, Any]] = {
     "switch.configure": {"port": "p1", "vlans": PortVlans(101, frozenset({201, 202}))},
     "switch.port": {"port": "p1"},
     "switch.ports": {},
-    "dnsmasq.serve": {"leg": LEG, "hosts": [HOST], "gateway": None},
+    "dnsmasq.serve": {
+        "leg": LEG,
+        "hosts": [HOST],
+        "addressing": ADDRESSING,
+        "names": [NodeName("n1.blue.bmi.internal", NODE)],
+    },
     "dnsmasq.stop": {"network": NETWORK},
     "dnsmasq.end_if_hung": {"leg": LEG},
-    "dnsmasq.answers": {"leg": LEG, "hosts": [], "gateway": NODE},
+    "dnsmasq.answers": {"leg": LEG, "hosts": [], "addressing": Addressing(), "names": []},
     "dnsmasq.running": {},
     "dnsmasq.leases": {"network": NETWORK},
     "dnsmasq.events": {"network": NETWORK, "again": True},
