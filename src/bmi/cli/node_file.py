@@ -197,7 +197,7 @@ def _csv_rows(text: str, found: NodeFile) -> Iterator[_Row]:
                 continue
             yield from _csv_row(row, reader.line_num, found)
     except csv.Error as error:
-        found.faults.append(Line(reader.line_num, f"this is no CSV: {error}"))
+        found.faults.append(Line(reader.reader.line_num, f"this is no CSV: {error}"))
 
 
 def _csv_row(row: Mapping[str, str], number: int, found: NodeFile) -> Iterator[_Row]:
