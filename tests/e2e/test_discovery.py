@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bmi.api.networks import AddressRange, NetworkCreate
+from bmi.drivers.power import BootDevice
 from bmi.lab.layout import BRIDGE, SWITCH
 from bmi.run import run
 from bmi.wait import wait_until
@@ -27,13 +28,10 @@ def inspected(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """The lab's service discovers machines, for as long as the test runs; give the VLAN where it does."""
     folder = site.lab.folder.parent / "inspector"  # where the service's user can read
     with monkeypatch.context() as patch:
-        for name, value in {
-            "BMI_DISCOVERY__ENABLED": "true",
-            "BMI_DISCOVERY__INSPECTOR": str(folder),
-            f"BMI_SWITCHES__{SWITCH.upper()}__LLDP_NAME": CHASSIS,
-        }.items():
-            patch.setenv(name, value)
+        patch.setenv("BMI_DISCOVERY__INSPECTOR", str(folder))
         site.must("inspector", "build", "--kernel", "cloud", timeout=300)
+        patch.setenv("BMI_DISCOVERY__ENABLED", "true")
+        patch.setenv(f"BMI_SWITCHES__{SWITCH.upper()}__LLDP_NAME", CHASSIS)
         restart(site)
         site.must("project", "create", "discovery")
         with site.lab.client() as client:
@@ -90,6 +88,7 @@ def test_a_machine_is_discovered_enrolled_and_provisioned(
     node = next(found for found in site.lab.require().nodes if found.name == NODE)
     assert site.ask("node", "discovered") == []
     begun = time.monotonic()
+    site.lab.machine(NODE).set_boot_device(BootDevice.NETWORK)
     site.lab.machine(NODE).power_on()
     wait_until(
         lambda: site.ask("node", "discovered"),
