@@ -151,7 +151,7 @@ def _build_gateway(parts: Parts) -> GatewayParts:
         legs=confirmed("leg", HelpedLegs(helper)) if helper else _driver("leg", settings.leg, site),
         dnsmasq=HelpedDnsmasq(helper)
         if helper
-        else Dnsmasq(site, tftp_root=settings.boot.tftp_root, texts=parts.texts),
+        else Dnsmasq(site, tftp_root=settings.boot.tftp_root, texts=parts.texts, leases=settings.boot.leases),
         node_http=NodeHttp(lambda network: node_app(parts, network), rights=rights),
         rights=rights,
     )

@@ -263,6 +263,8 @@ class Boot(Section):
     """First of 4096 ports: each export has its own, counted by the node's place in its network."""
     tftp_root: Path = Path("/usr/lib/ipxe")
     """Folder with undionly.kpxe and snponly.efi."""
+    leases: Path | None = None
+    """Folder of the files of DHCP leases, which a reboot empties if absent."""
     templates: Path | None = None
     """Folder with templates that replace BMI's own; /etc/bmi/templates where that exists if absent."""
     iqn_prefix: str = Field("iqn.2026-01.internal.bmi", pattern=r"^iqn\.\d{4}-\d{2}\.[a-z0-9.-]+$")

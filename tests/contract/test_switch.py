@@ -1,6 +1,8 @@
 """What every switch driver must do. A further driver is one more `Bench` and one more word in `BENCHES`."""
 
+import fcntl
 import json
+import struct
 import subprocess
 import sys
 from abc import ABC, abstractmethod
@@ -8,16 +10,20 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, closing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from bmi import netns
 from bmi.drivers import Outcome, Site, load
 from bmi.drivers.switch import ISOLATED, PortVlans, Switch
 from bmi.errors import SettingsInvalid, SwitchError, SwitchPortUnknown, VlanInvalid
 from bmi.helper.client import HelpedSwitch
+from bmi.wait import wait_until
 from tests.helped import helping
 from tests.wires import running_switch
+
+_TUNSETIFF, _TAP = 0x400454CA, 0x1002  # with no header of its own before each frame
 
 ACCESS = PortVlans(101)
 OTHER = PortVlans(102)
@@ -39,6 +45,10 @@ class Bench(ABC):
 
     @abstractmethod
     def running(self) -> AbstractContextManager[object]: ...
+
+    @abstractmethod
+    def speak(self, switch: Switch, port: str, mac: str) -> None:
+        """Send a frame of a card into a port."""
 
     def driver(self) -> Switch:
         """Return a new driver object for the same switch."""
@@ -64,7 +74,16 @@ class OvsBench(Bench):
             for port in self.ports:
                 switch.add_tap(port)
             self.options = {"database": switch.db}
+            self._switch = switch
             return stack.pop_all()
+
+    def speak(self, switch: Switch, port: str, mac: str) -> None:
+        """Be the machine behind a tap device (Documentation/networking/tuntap.rst in Linux) and send a frame."""
+        inside = self._switch.namespace
+        with netns.call_inside(inside, lambda: open("/dev/net/tun", "r+b", buffering=0)) as tap:
+            fcntl.ioctl(tap, _TUNSETIFF, struct.pack("16sH22x", port.encode(), _TAP))
+            source = bytes.fromhex(mac.replace(":", ""))
+            tap.write(b"\xff" * 6 + source + b"\x88\xb5" + bytes(46))
 
 
 class HelpedBench(OvsBench):
@@ -86,6 +105,9 @@ class MemoryBench(Bench):
     def __init__(self, tmp_path: Path) -> None:
         super().__init__(tmp_path)
         self.options = {"ports": self.ports}
+
+    def speak(self, switch: Switch, port: str, mac: str) -> None:
+        cast("Any", switch).plug(port, mac)
 
     def running(self) -> AbstractContextManager[object]:
         return ExitStack()
@@ -132,6 +154,22 @@ def test_ports_lists_every_port(switch: Switch, bench: Bench) -> None:
 
     assert set(states) == set(bench.ports)
     assert states[bench.ports[1]] == switch.port(bench.ports[1])
+
+
+def test_a_card_that_nobody_heard_is_nowhere(switch: Switch, bench: Bench) -> None:
+    assert not switch.heard_at("52:54:00:00:00:01")
+
+
+def test_a_card_is_heard_where_it_spoke(switch: Switch, bench: Bench) -> None:
+    switch.configure(bench.ports[1], ACCESS)
+    bench.speak(switch, bench.ports[1], "52:54:00:AA:00:01")
+    wait_until(
+        lambda: switch.heard_at("52:54:00:aa:00:01") == [bench.ports[1]],
+        deadline=5,
+        what="the switch to hear a card",
+        next_step="",
+    )
+    assert not switch.heard_at("52:54:00:aa:00:02")
 
 
 @pytest.mark.parametrize("before", SETTINGS, ids=str)

@@ -62,7 +62,7 @@ VERBS: dict[str, dict[str, tuple[str, ...]]] = {
         "reads": ("export_image", "depth", "usage", "find", "volumes", "backing", "capacity"),
     },
     "target": {"changes": ("serve", "remove", "stop"), "reads": ("exports", "sessions", "portals")},
-    "switch": {"changes": ("configure",), "reads": ("port", "ports")},
+    "switch": {"changes": ("configure",), "reads": ("port", "ports", "heard_at")},
     "power": {
         "changes": ("on", "off", "boot_from", "reset_boot"),
         "reads": ("state", "boots_from", "media"),

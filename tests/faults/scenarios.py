@@ -218,6 +218,7 @@ _COPY = {"name": "twin", "project": PROJECT}
 _ADOPT = {"name": "d2", "source": "old", "project": PROJECT}
 _EDIT = {"node": "n1", "network": NETWORK, "project": PROJECT, "until": "power"}
 _COMMIT = {"node": "n1", "name": "edited"}
+_UPDATE = _asking("PATCH", f"/networks/net2?project={PROJECT}", {"mtu": 9000, "router": None})
 _GONE = Fault.FAILS_FOR_GOOD
 
 SCENARIOS = (
@@ -435,6 +436,15 @@ SCENARIOS = (
         planted={("dnsmasq", "serve", 1): _GONE},
         points=_way_back,
     ),
+    Scenario("network.update", "", _UPDATE, _with_network),
+    Scenario(
+        "network.update",
+        "undone",
+        _UPDATE,
+        _with_network,
+        planted={("dnsmasq", "serve", 1): _GONE},
+        points=_way_back,
+    ),
     Scenario("network.delete", "", _asking("DELETE", f"/networks/net2?project={PROJECT}"), _with_network),
     Scenario("legacy.adopt", "", _asking("POST", "/images/adopt-legacy"), _imported),
     *(
@@ -481,6 +491,7 @@ SCENARIOS = (
     _retried(
         "network.create", _asking("POST", "/networks", {"name": "net3", "project": PROJECT}), ("leg", "up")
     ),
+    _retried("network.update", _UPDATE, ("dnsmasq", "serve"), _with_network),
     _retried(
         "network.delete",
         _asking("DELETE", f"/networks/net2?project={PROJECT}"),

@@ -13,7 +13,7 @@ DISCOVER, OFFER, REQUEST, DECLINE, ACK, NAK = 1, 2, 3, 4, 5, 6
 _HEADER = struct.Struct("!BBBBIHH4s4s4s4s16s64s128s4s")
 _COOKIE = b"\x63\x82\x53\x63"
 _BROADCAST = 0x8000
-_ASKED_FOR = bytes([1, 3, 6, 12, 15, 26, 28, 51, 54, 66, 67])  # netmask, router, DNS, name ... boot file
+ASKED_FOR = bytes([1, 3, 6, 12, 15, 26, 28, 51, 54, 66, 67])  # netmask, router, DNS, name ... boot file
 
 Options = dict[int, bytes]
 
@@ -76,19 +76,19 @@ class DhcpClient:
             timeout: Seconds to wait for the answer.
         """
         xid = secrets.token_bytes(4)
-        packet = _packet(xid, mac, {53: bytes([kind]), 55: _ASKED_FOR, **(options or {})})
+        message = packet(xid, mac, {53: bytes([kind]), 55: ASKED_FOR, **(options or {})})
         with socket_inside(self.namespace, socket.AF_INET, socket.SOCK_DGRAM) as wire:
             wire.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
             wire.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self.interface.encode())
             wire.bind(("", 68))
             wire.settimeout(timeout)
-            wire.sendto(packet, ("255.255.255.255", 67))
+            wire.sendto(message, ("255.255.255.255", 67))
             try:
                 while (data := wire.recv(4096))[4:8] != xid:
                     pass
             except TimeoutError:
                 return None
-        return _parse(data)
+        return parse(data)
 
     def boot(self, mac: str, options: Options | None = None, *, timeout: float = 2.0) -> Answer | None:
         """Get an address, by offer and request, and return the final answer, or None if nobody answers."""
@@ -100,7 +100,8 @@ class DhcpClient:
         return self.ask(mac, REQUEST, {**(options or {}), **chosen}, timeout=timeout)
 
 
-def _packet(xid: bytes, mac: str, options: Options) -> bytes:
+def packet(xid: bytes, mac: str, options: Options) -> bytes:
+    """Return a client's message, but for what every one has: a list of what is asked for."""
     (number,) = struct.unpack("!I", xid)
     none = bytes(4)
     card = bytes.fromhex(mac.replace(":", ""))
@@ -110,7 +111,8 @@ def _packet(xid: bytes, mac: str, options: Options) -> bytes:
     return header + b"".join(bytes([code, len(data)]) + data for code, data in options.items()) + b"\xff"
 
 
-def _parse(data: bytes) -> Answer:
+def parse(data: bytes) -> Answer:
+    """Read a server's message."""
     options: Options = {}
     rest = data[_HEADER.size :]
     while rest and rest[0] != 255:

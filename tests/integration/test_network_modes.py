@@ -1,7 +1,9 @@
 """What the cards on a network are told, as the network is set: real exchanges with dnsmasq, DHCP and DNS."""
 
+import json
 import os
 import secrets
+import shutil
 import socket
 import struct
 import subprocess
@@ -13,10 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from bmi.boot.dnsmasq import Addressing, DhcpMode, NodeName
+from bmi.boot.dhcp_log import Kind
+from bmi.boot.dnsmasq import Addressing, DhcpMode, Dnsmasq, NodeName
+from bmi.boot.neighbours import card_of
 from bmi.drivers import Outcome
 from bmi.errors import BadRequest
 from bmi.netns import socket_inside
+from bmi.rights import OWN
 from bmi.run import run
 from bmi.wait import wait_until
 from tests.integration.dhcp_bench import Bench, dhcp_bench, host
@@ -121,6 +126,39 @@ def test_off_is_silence_and_its_hosts_may_change(bench: Bench) -> None:
     assert not bench.dnsmasq.end_if_hung(bench.leg)
     assert bench.dnsmasq.serve(bench.leg, [host(1)]) is Outcome.DONE
     assert bench.client.boot(host(1).mac, SYSTEM) is not None
+
+
+def test_leases_are_kept_where_the_settings_say(bench: Bench, tmp_path: Path) -> None:
+    folder = tmp_path / "leases"
+    dnsmasq = Dnsmasq(bench.site, run_dir=bench.run_dir, leases=folder)
+    dnsmasq.serve(bench.leg, [host(1)])
+    assert bench.client.boot(host(1).mac, SYSTEM) is not None
+    assert [lease.mac for lease in dnsmasq.leases(bench.leg.network)] == [host(1).mac]
+    wait_until(
+        lambda: any(event.kind is Kind.ACK for event in dnsmasq.events(bench.leg.network)),
+        deadline=5,
+        what="the acknowledgement in the log",
+        next_step="",
+    )
+    kept, shown = (folder / f"{bench.leg.network}.{kind}" for kind in ("leases", "status"))
+    assert host(1).mac in kept.read_text()
+    (row,) = json.loads(shown.read_text())
+    assert (row["mac-address"], row["ip-address"]) == (host(1).mac, str(host(1).address))
+    # They outlive dnsmasq and what is in memory, as a reboot ends both.
+    bench.process().stop(kill=True)
+    shutil.rmtree(bench.run_dir)
+    dnsmasq.serve(bench.leg, [host(1)])
+    assert [lease.mac for lease in dnsmasq.leases(bench.leg.network)] == [host(1).mac]
+    dnsmasq.stop(bench.leg.network)
+    assert list(folder.iterdir()) == []
+
+
+def test_the_kernel_tells_whose_card_an_address_is(bench: Bench) -> None:
+    _give_address(bench)
+    run(["ping", "-c1", "-W2", "10.66.0.254"], namespace=bench.client.namespace)
+    shown = json.loads(run(["ip", "-n", bench.client.namespace, "-json", "link", "show", "eth0"]))
+    assert card_of(OWN, bench.leg, IPv4Address("10.66.0.77")) == shown[0]["address"]
+    assert card_of(OWN, bench.leg, IPv4Address("10.66.0.78")) is None
 
 
 # --- what is told ----------------------------------------------------------------------------------------

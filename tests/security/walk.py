@@ -96,6 +96,7 @@ REQUESTS: dict[tuple[str, str], Any] = {
     ("POST", "/v1/networks"): {"name": "walk", "project": "{project}"},
     ("GET", "/v1/networks"): None,
     ("GET", "/v1/networks/{network}"): None,
+    ("PATCH", "/v1/networks/{network}"): {"mtu": 1400},
     ("DELETE", "/v1/networks/{network}"): None,
     ("POST", "/v1/images/import"): {"name": "walk", "upload": NOTHING, "project": "{project}"},
     ("POST", "/v1/images/{image}/export"): {},

@@ -30,7 +30,7 @@ class AddressRange(Request):
     last: Address
 
 
-class NetworkSettings(Change):
+class NetworkSettings(Request):
     """Who gives addresses on a network, and what its nodes are told about it."""
 
     dhcp: Dhcp = "reservations"
@@ -50,7 +50,7 @@ class NetworkSettings(Change):
     """A day if absent."""
 
 
-class NetworkUpdate(NetworkSettings):
+class NetworkUpdate(NetworkSettings, Change):
     """What is to be otherwise; what is not named stays."""
 
 

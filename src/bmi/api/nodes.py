@@ -17,6 +17,13 @@ def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
 
+def _written_out(value: object) -> object:
+    # Python's own type would take true, or a number, for an address.
+    if value is not None and not isinstance(value, str | IPv4Address):
+        raise ValueError("write it as 10.64.1.5")
+    return value
+
+
 Mac = Annotated[str, BeforeValidator(_lower), StringConstraints(pattern=r"^([0-9a-f]{2}:){5}[0-9a-f]{2}$")]
 
 
@@ -131,7 +138,7 @@ class Provision(Request):
     """Name or id of a disk that exists."""
     network: str
     project: str | None = None
-    address: IPv4Address | None = Field(None, strict=False)
+    address: Annotated[IPv4Address | None, BeforeValidator(_written_out)] = None
     """The node's address on the network; a free one if absent. Needed where another server gives addresses."""
     hostname: Name | None = None
     """The node's name if absent."""

@@ -37,7 +37,7 @@ from bmi.boot.dhcp_conf import (
     names_text,
     options_text,
 )
-from bmi.boot.dhcp_log import BootEvent, LogReader
+from bmi.boot.dhcp_log import BootEvent, Kind, LogReader
 from bmi.boot.files import Files
 from bmi.boot.leases import Lease, Reservation
 from bmi.boot.texts import OWN_TEXTS, Texts
@@ -73,6 +73,7 @@ class Dnsmasq:
         user: str = "dnsmasq",
         patience: float = 10.0,
         texts: Texts = OWN_TEXTS,
+        leases: Path | None = None,
     ) -> None:
         """Say where things are; nothing is started.
 
@@ -83,6 +84,7 @@ class Dnsmasq:
             user: Whom dnsmasq runs as, once it holds its ports.
             patience: Seconds without an answer after which a dnsmasq counts as hung.
             texts: The templates.
+            leases: Folder of the leases; with the other files in memory if None.
         """
         self._kept = site.state_dir / "boot"
         self._shown = run_dir / site.installation
@@ -90,6 +92,7 @@ class Dnsmasq:
         self._user = user
         self._patience = patience
         self._texts = texts
+        self._leases = leases
         self._calls: list[Callable[[UUID], None]] = []
         self._guard = threading.Lock()
         self._locks: defaultdict[UUID, threading.RLock] = defaultdict(threading.RLock)
@@ -163,6 +166,9 @@ class Dnsmasq:
             there = [folder for folder in (at.shown, at.kept) if folder.exists()]
             for folder in there:
                 shutil.rmtree(folder)
+            for path in (at.leases, at.leases_copy):
+                if path is not None:
+                    path.unlink(missing_ok=True)
             with self._guard, suppress(OSError):  # other networks' files are in it, or it is gone
                 at.shown.parent.rmdir()
         return Outcome.DONE if there else Outcome.ALREADY
@@ -232,7 +238,10 @@ class Dnsmasq:
                 reader = self._readers[network] = LogReader(at.log, at.position)
             else:
                 reader.commit()
-            return reader.read()
+            events = reader.read()
+            if any(event.kind is Kind.ACK for event in events):
+                self._copy_leases(self._files(network))
+            return events
 
     def on_exit(self, call: Callable[[UUID], None]) -> None:
         """Call this when a dnsmasq ended and nobody asked it to, also for those found running."""
@@ -257,7 +266,7 @@ class Dnsmasq:
             return self._locks[network]
 
     def _files(self, network: UUID) -> Files:
-        return Files(kept=self._kept / str(network), shown=self._shown / str(network))
+        return Files(self._kept / str(network), self._shown / str(network), self._leases)
 
     def _place(self, leg: Leg, at: Files, addressing: Addressing) -> Place:
         try:
@@ -287,6 +296,13 @@ class Dnsmasq:
             log=at.log,
         )
 
+    def _copy_leases(self, at: Files) -> None:
+        """Show the leases to other programs, if they are kept where these could look."""
+        if at.leases_copy is None:
+            return
+        files.write(at.leases_copy, leases.as_libvirt(leases.leases(at.leases)))
+        at.leases_copy.chmod(0o644)
+
     def _is_heard(self, leg: Leg) -> bool:
         """Say whether a network's dnsmasq answers. It does everything on one thread, so TFTP speaks for all."""
         try:
@@ -302,6 +318,8 @@ class Dnsmasq:
         self._end(at)
         _require_free_ports(leg)
         files.make_folder(at.kept, 0o700)
+        if at.leases_folder is not None:
+            files.make_folder(at.leases_folder, 0o755)
         self._write(at, told)
         leases.drop_stale(at.leases, told.reserved, told.addressing.dynamic)
         files.write(at.conf, conf)

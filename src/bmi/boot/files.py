@@ -6,7 +6,7 @@
     <run_dir>/<installation>/<network>/            in memory; dnsmasq may enter after it has given up root's rights
         hosts, options, names                      reservations; the boot scripts' addresses, with secrets; names
         applied                                    digest of these, as dnsmasq confirmed them
-        leases
+        leases                                     or <leases>/<network>.leases and .status, as the settings say
 
 Hosts and options are read again while dnsmasq runs, and `state_dir` is closed to everybody but root. Leases are
 written with fsync(2) before dnsmasq answers: on a busy disk nodes would wait. They need not outlive the host, for
@@ -24,6 +24,8 @@ class Files:
 
     kept: Path
     shown: Path
+    leases_folder: Path | None = None
+    """Where leases are that are to outlive the host's next start; with the other files in memory if None."""
 
     @property
     def conf(self) -> Path:
@@ -73,7 +75,14 @@ class Files:
     @property
     def leases(self) -> Path:
         """Addresses that nodes have taken."""
-        return self.shown / "leases"
+        if self.leases_folder is None:
+            return self.shown / "leases"
+        return self.leases_folder / f"{self.kept.name}.leases"
+
+    @property
+    def leases_copy(self) -> Path | None:
+        """The same for other programs, as libvirt keeps them."""
+        return None if self.leases_folder is None else self.leases_folder / f"{self.kept.name}.status"
 
 
 def make_folder(folder: Path, mode: int) -> None:

@@ -5,6 +5,8 @@ is begun with a DUID, the name of a DHCPv6 server, though none runs: dnsmasq kee
 the file is known to be whole.
 """
 
+import json
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -56,6 +58,19 @@ def drop_stale(path: Path, reserved: set[Reservation], dynamic: Range | None = N
         if (lease := _parse(line)) and stands(lease, reserved, dynamic)
     ]
     files.write(path, "".join(f"{line}\n" for line in [*kept, _END]))
+
+
+def as_libvirt(found: Sequence[Lease]) -> str:
+    """Return leases as libvirt keeps those of its networks (in VIRBR.status), for programs that read that."""
+    rows = [
+        {
+            "ip-address": str(lease.address),
+            "mac-address": lease.mac,
+            "expiry-time": int(lease.expires.timestamp()),
+        }
+        for lease in found
+    ]
+    return json.dumps(rows, indent=2) + "\n"
 
 
 def stands(lease: Lease, reserved: set[Reservation], dynamic: Range | None) -> bool:

@@ -2,12 +2,13 @@
 
 One application per network, on that network's leg only. A request must carry the boot record's token, come
 from the address that the record gives the node, and arrive on the record's own network; else there is nothing
-here.
+here. Only where another server gives addresses, a node may ask without a token what it is to boot.
 """
 
 import hmac
 import logging
 from datetime import timedelta
+from ipaddress import IPv4Address
 from urllib.parse import parse_qs
 from uuid import UUID
 
@@ -19,12 +20,14 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from bmi.api.nodes import Milestone
+from bmi.boot import neighbours
 from bmi.boot import service as boot
 from bmi.boot.models import Boot
 from bmi.boot.script import render
 from bmi.db import now
 from bmi.discovery.node_http import routes as discovery_routes
 from bmi.events import Event, record
+from bmi.networks.addressing import FOREIGN
 from bmi.parts import Parts
 
 log = logging.getLogger(__name__)
@@ -50,8 +53,12 @@ def node_app(parts: Parts, network: UUID) -> Starlette:
         form = parse_qs((await request.body()).decode(errors="replace"))
         return await run_in_threadpool(_phone_home, parts, network, request, form)
 
+    async def own_script(request: Request) -> Response:
+        return await run_in_threadpool(_own_script, parts, network, request)
+
     return Starlette(
         routes=[
+            Route("/boot/script.ipxe", own_script),
             Route("/boot/{boot}/{token}/script.ipxe", script),
             Route("/boot/{boot}/{token}/phone-home", phone_home, methods=["POST"]),
             *discovery_routes(parts, network),
@@ -63,10 +70,40 @@ def _script(parts: Parts, network: UUID, request: Request) -> Response:
     row = _authentic(parts, network, request)
     if row is None:
         return _nothing()
+    return _told(parts, row)
+
+
+def _told(parts: Parts, row: Boot) -> Response:
+    """Return a node's script, and note that it has it."""
     with parts.db.write() as session:
         current = session.get_one(Boot, row.id)
         boot.reached(session, current, Milestone.SCRIPT, "boot script fetched", kind="boot.script")
     return PlainTextResponse(render(boot.boot_target(parts, row), parts.texts))
+
+
+def _own_script(parts: Parts, network: UUID, request: Request) -> Response:
+    """Answer a node that was told by another server where it is, and so has no token.
+
+    It has to have the address that was named for it, and its own card: that is what it takes elsewhere to be told
+    the token by DHCP. What is said here of others teaches BMI nothing.
+    """
+    leg = parts.gateway.known_legs.get(network)
+    with parts.db.read() as session:
+        boots = [row for row in boot.boots_on(session, network) if row.served]
+    if leg is None or not boots or boots[0].attachment.network.dhcp not in FOREIGN:
+        return _nothing()
+    peer = _peer(request)
+    card = neighbours.card_of(parts.gateway.rights, leg, IPv4Address(peer))
+    row = next((row for row in boots if row.attachment.nic.mac.lower() == card), None)
+    if row is None:
+        log.warning(
+            "network %s: request for a script from %s, card %s, which is no node's", network, peer, card
+        )
+        return _nothing()
+    if row.attachment.address != peer:
+        _refused(parts, row, f"the node has the address {peer}, and not {row.attachment.address}")
+        return _nothing()
+    return _told(parts, row)
 
 
 def _phone_home(parts: Parts, network: UUID, request: Request, form: dict[str, list[str]]) -> Response:

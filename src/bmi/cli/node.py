@@ -1,5 +1,6 @@
 """`bmi node`: physical servers."""
 
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -8,6 +9,7 @@ import typer
 from bmi.api.nodes import (
     Deprovision,
     Milestone,
+    NodeNic,
     NodeState,
     PowerRequest,
     Provision,
@@ -80,7 +82,7 @@ def show(node: Name, json: options.Json = False) -> None:
             ("address", found.address),
             ("disk from", found.portal and f"{found.portal}, gateway {found.gateway}"),
             ("operation", found.operation),
-            ("nics", "\n".join(f"{nic.mac} at {nic.switch}:{nic.port}" for nic in found.nics)),
+            ("nics", "\n".join(map(_plugged, found.nics))),
             (
                 "bmc",
                 found.bmc
@@ -118,6 +120,14 @@ def provision(
             metavar="DISK", help="Disk that exists, instead of an image.", autocompletion=complete.disks
         ),
     ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Its address; needed where another server gives addresses.",
+            show_default="a free one",
+        ),
+    ] = None,
     hostname: Annotated[
         str | None, typer.Option(metavar="HOSTNAME", help="Its host name.", show_default="the node's name")
     ] = None,
@@ -146,6 +156,7 @@ def provision(
         image=image,
         disk=disk,
         network=network,
+        address=None if address is None else IPv4Address(options.address(address)),
         hostname=hostname,
         ssh_keys=[key for file in ssh_key or [] for key in public_keys(file)],
         user_data=None if user_data is None else options.content(user_data),
@@ -268,6 +279,12 @@ def public_keys(file: str) -> list[str]:
     if not keys:
         raise typer.BadParameter(f"{file} has no public key", param_hint="--ssh-key")
     return keys
+
+
+def _plugged(nic: NodeNic) -> str:
+    """Say where a card's cable ends, and which address the card has."""
+    where = f"{nic.mac} at {nic.switch}:{nic.port}"
+    return f"{where}, {nic.address} on {nic.network}" if nic.address else where
 
 
 for part in (node_inventory, node_discovered):

@@ -3,7 +3,7 @@
 import sys
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from re import ASCII, IGNORECASE, fullmatch
 from typing import Annotated, TypeAlias
@@ -50,6 +50,14 @@ def subnet(text: str) -> IPv4Network:
         return IPv4Network(text)
     except ValueError as error:
         raise typer.BadParameter(f"{text!r} is no subnet: {error}") from error
+
+
+def address(text: str) -> str:
+    """Return an IPv4 address as it is written, once it is known to be one."""
+    try:
+        return str(IPv4Address(text))
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is no IPv4 address, write it as 10.7.0.1") from error
 
 
 def content(file: str) -> str:

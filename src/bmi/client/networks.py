@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from uuid import UUID
 
-from bmi.api.networks import Network, NetworkCreate
+from bmi.api.networks import Network, NetworkCreate, NetworkUpdate
 from bmi.api.operations import Operation
 from bmi.client.transport import Transport
 
@@ -28,6 +28,11 @@ class Networks:
         """Return a network by name or id."""
         query = {"project": self._transport.project}
         return self._transport.call("GET", ["networks", network], Network, query=query)
+
+    def update(self, network: str | UUID, request: NetworkUpdate) -> Operation:
+        """Start changing what a network's nodes are told."""
+        query = {"project": self._transport.project}
+        return self._transport.call("PATCH", ["networks", network], Operation, query=query, body=request)
 
     def delete(self, network: str | UUID) -> Operation:
         """Start removing a network."""

@@ -45,6 +45,8 @@ class Code(StrEnum):
     PORT_NOT_ISOLATED = "port-not-isolated"
     PORT_UNKNOWN = "port-unknown"
     CABLE_DIFFERS = "cable-differs"
+    PORT_WITHOUT_LINK = "port-without-link"
+    CARD_ELSEWHERE = "card-elsewhere"
     # power
     NODE_ON_WHILE_FREE = "node-on-while-free"
     NODE_OFF_WHILE_ACTIVE = "node-off-while-active"
@@ -307,6 +309,20 @@ TABLE: dict[Code, Entry] = {
         "attach somebody else's machine.",
         "",
         "plug the cable in where the inventory says, or correct the inventory: bmi node update NODE --nic",
+    ),
+    Code.PORT_WITHOUT_LINK: Entry(
+        _WARNING,
+        Family.SWITCH,
+        "The port of a node that is in use has no link.",
+        "",
+        "check that the node is on, that the cable is plugged in at both ends, and that it is the right one",
+    ),
+    Code.CARD_ELSEWHERE: Entry(
+        _ERROR,
+        Family.SWITCH,
+        "A switch hears a node's card at another port than the inventory has: BMI sets the wrong port's VLAN.",
+        "",
+        "plug the cable into the port that the inventory has, or correct the inventory",
     ),
     Code.NODE_ON_WHILE_FREE: Entry(
         _ERROR,

@@ -10,6 +10,7 @@ from bmi import netns
 from bmi.api.doctor import Family
 from bmi.boot import service as boot
 from bmi.boot import tftp
+from bmi.boot.dhcp_conf import DhcpMode
 from bmi.boot.leases import stands
 from bmi.boot.models import Boot
 from bmi.doctor.claims import claims
@@ -20,6 +21,7 @@ from bmi.doctor.foreign_dhcp import offers
 from bmi.doctor.sheet import Check, Sheet
 from bmi.drivers.leg import Leg
 from bmi.gateways import service as gateways
+from bmi.networks.addressing import FOREIGN
 from bmi.networks.models import Attachment, Network
 from bmi.parts import Parts
 
@@ -165,6 +167,11 @@ def _scripts(parts: Parts, sheet: Sheet, thing: str, row: Network, leg: Leg) -> 
 
 
 def _probe(parts: Parts, row: Network, leg: Leg, sheet: Sheet) -> None:
+    if row.dhcp in FOREIGN:
+        return  # others are meant to answer
+    own = {row.address_of(number).ip for number in range(1, parts.settings.networks.gateways + 1)}
     for offer in offers(parts.gateway.rights, leg.namespace, leg.interface):
+        if row.dhcp is DhcpMode.FULL and offer.server in own:
+            continue
         message = f"{offer.server} (MAC address {offer.mac}) offers addresses, as {offer.address}"
         sheet.note(Code.DHCP_FOREIGN, f"network {row.name} of project {row.project.name}", message)

@@ -9,14 +9,17 @@ from sqlalchemy import select
 
 from bmi.api.doctor import Family
 from bmi.api.nodes import Nic as NicEntry
+from bmi.api.nodes import NodeState
 from bmi.discovery.cabling import contradiction, heard_by_cards
 from bmi.doctor.claims import claims
 from bmi.doctor.codes import Code
 from bmi.doctor.sheet import Check, Sheet
-from bmi.drivers.switch import ISOLATED, PortVlans
+from bmi.drivers.switch import ISOLATED, PortState, PortVlans
 from bmi.networks.service import vlans_of
 from bmi.nodes.models import Nic
 from bmi.parts import Parts
+
+_IN_USE = (NodeState.ACTIVE, NodeState.FAILED)
 
 
 def checks(parts: Parts) -> list[Check]:
@@ -60,7 +63,8 @@ def _switch(parts: Parts, name: str, nics: Sequence[Nic], sheet: Sheet) -> None:
             sheet.note(Code.PORT_UNKNOWN, _thing(nic), message)
         return
     before = _wanted(parts, nics)
-    real = {state.port: state.vlans for state in parts.switches[name].ports()}
+    states = {state.port: state for state in parts.switches[name].ports()}
+    real = {port: state.vlans for port, state in states.items()}
     after = _wanted(parts, nics)
     for nic in nics:
         found = real.get(nic.port)
@@ -68,11 +72,21 @@ def _switch(parts: Parts, name: str, nics: Sequence[Nic], sheet: Sheet) -> None:
             sheet.note(Code.PORT_UNKNOWN, _thing(nic), f"switch {name} has no port {nic.port}")
             continue
         sheet.count("ports_in_use", found != ISOLATED)
+        _cable(parts, sheet, nic, states[nic.port])
         wanted = before.get(nic.id)
         if wanted is None or wanted != after.get(nic.id) or found == wanted:
             continue  # as it should be, or somebody changes it at this moment
         message = f"carries VLAN {found}, should carry {wanted}"
         sheet.note(Code.PORT_NOT_ISOLATED if wanted == ISOLATED else Code.PORT_DIFFERS, _thing(nic), message)
+
+
+def _cable(parts: Parts, sheet: Sheet, nic: Nic, state: PortState) -> None:
+    """Note a cable that ends nowhere, or elsewhere, as far as the switch can tell."""
+    heard = parts.switches[nic.switch].heard_at(nic.mac)
+    if heard and nic.port not in heard:
+        sheet.note(Code.CARD_ELSEWHERE, _thing(nic), f"{nic.mac} is heard at port {', '.join(heard)}")
+    if state.link is False and nic.node.state in _IN_USE and state.vlans != ISOLATED:
+        sheet.note(Code.PORT_WITHOUT_LINK, _thing(nic), "has no link")
 
 
 def _wanted(parts: Parts, nics: Sequence[Nic]) -> dict[UUID, PortVlans]:

@@ -220,6 +220,10 @@ class HelpedSwitch:
         """Read every port, see `Switch`."""
         return cast("list[PortState]", self._helper.call("switch.ports", switch=self._name))
 
+    def heard_at(self, mac: str) -> list[str] | None:
+        """Name the ports behind which a card was heard, see `Switch`."""
+        return cast("list[str] | None", self._helper.call("switch.heard_at", switch=self._name, mac=mac))
+
     def close(self) -> None:
         """Do nothing: each call has a connection of its own."""
 

@@ -101,7 +101,12 @@ class House:
 
     def _dnsmasq(self) -> Dnsmasq:
         def make() -> Dnsmasq:
-            made = Dnsmasq(self._folder(), tftp_root=self._settings.boot.tftp_root, texts=self._texts)
+            made = Dnsmasq(
+                self._folder(),
+                tftp_root=self._settings.boot.tftp_root,
+                texts=self._texts,
+                leases=self._settings.boot.leases,
+            )
             made.on_exit(self._tell)
             return made
 

@@ -23,7 +23,7 @@ WATCH = "dnsmasq.watch"
 
 _METHODS: dict[str, tuple[type, tuple[str, ...]]] = {
     LEGS: (Legs, ("up", "renew", "down", "legs", "mtus")),
-    SWITCH: (Switch, ("configure", "port", "ports")),
+    SWITCH: (Switch, ("configure", "port", "ports", "heard_at")),
     DNSMASQ: (Dnsmasq, ("serve", "stop", "end_if_hung", "answers", "running", "leases", "events")),
     IDS: (IdMaps, ("write",)),
     RIGHTS: (Rights, ("socket_inside", "dhcp_sockets", "let_in", "tcp_table", "listening")),

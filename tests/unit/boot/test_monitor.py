@@ -14,6 +14,7 @@ from bmi.boot.models import Boot
 from bmi.boot.monitor import Monitor
 from bmi.boot.watch import diagnosis
 from bmi.drivers.target.memory import MemoryTarget
+from bmi.errors import SwitchError
 from bmi.parts import Parts
 
 
@@ -115,9 +116,55 @@ def test_a_boot_never_goes_back(parts: Parts, record: Boot) -> None:
     ],
 )
 def test_a_boot_that_stops_is_diagnosed_by_how_far_it_came(
-    record: Boot, milestone: Milestone | None, cause: str, advice: str
+    parts: Parts, record: Boot, milestone: Milestone | None, cause: str, advice: str
 ) -> None:
     record.milestone = milestone
-    error = diagnosis(record, 90)
+    error = diagnosis(parts, record, 90)
     assert cause in error.message
     assert advice in error.next_step
+
+
+def silence(parts: Parts, record: Boot) -> tuple[str, str]:
+    """What is said of a node that got no address."""
+    record.milestone = Milestone.POWER
+    error = diagnosis(parts, record, 90)
+    return error.message, error.next_step
+
+
+def test_a_port_without_a_link_is_named(parts: Parts, record: Boot) -> None:
+    switch = cast("Any", parts.switches["sw1"])
+    switch.plug("port1", None)
+    cause, advice = silence(parts, record)
+    assert cause == "no DHCP request from 52:54:00:00:00:01: port port1 of switch sw1 has no link"
+    assert "plugged in at both ends" in advice
+    switch.plug("port1", record.attachment.nic.mac)
+    cause, advice = silence(parts, record)
+    assert cause == "no DHCP request from 52:54:00:00:00:01 in 90 s"
+    assert advice.startswith("port port1 of switch sw1 has a link; ")
+
+
+def test_a_card_that_is_heard_elsewhere_is_a_wrong_cable(parts: Parts, record: Boot) -> None:
+    switch = cast("Any", parts.switches["sw1"])
+    switch.plug("port1", None)
+    switch.plug("port7", record.attachment.nic.mac)
+    cause, advice = silence(parts, record)
+    assert "the switch heard that card at port port7, not at port port1 of switch sw1" in cause
+    assert "correct the port in the inventory" in advice
+
+
+def test_a_node_that_takes_no_offer_may_have_another_one(parts: Parts, record: Boot) -> None:
+    saw(parts, record, Kind.DISCOVER, "iPXE", mac=record.attachment.nic.mac, address=None)
+    Monitor(parts).look()
+    cause, advice = silence(parts, record)
+    assert cause == "52:54:00:00:00:01 asked for an address, was offered one, and took none in 90 s"
+    assert "another DHCP server may answer on network net" in advice
+
+
+def test_a_switch_that_does_not_answer_is_no_diagnosis(
+    parts: Parts, record: Boot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(port: str) -> None:
+        raise SwitchError("it hangs", next_step="look")
+
+    monkeypatch.setattr(parts.switches["sw1"], "port", fail, raising=False)
+    assert silence(parts, record)[0] == "no DHCP request from 52:54:00:00:00:01 in 90 s"

@@ -10,6 +10,7 @@ from sqlalchemy import select
 from bmi.boot.models import Boot
 from bmi.boot.node_app import node_app
 from bmi.boot.service import boot_url
+from bmi.boot.watch import diagnosis
 from bmi.ids import new_id
 from bmi.parts import Parts
 
@@ -143,3 +144,66 @@ def test_a_node_that_was_given_up_on_and_comes_up_late_is_active(
     node(parts, late).post(path(parts, late, "phone-home"), data={"hostname": "n1"})
     found = api.get("/v1/nodes/n1").json()
     assert (found["state"], found["problem"]) == ("active", None)
+
+
+# --- where another server gives addresses -----------------------------------------------------------------
+
+
+@pytest.fixture
+def beside(api: TestClient, site: Any, parts: Parts) -> Boot:
+    """A node on a network where another server gives addresses."""
+    site.project("red")
+    body = {"name": "net", "project": "red", "dhcp": "proxy", "subnet": "10.64.0.0/24"}
+    site.ended(api.post("/v1/networks", json=body))
+    site.image("golden")
+    site.node("n1", 1)
+    body = {"image": "golden", "network": "net", "project": "red", "until": "power", "address": "10.64.0.9"}
+    site.ended(api.post("/v1/nodes/n1/provision", json=body))
+    with parts.db.read() as session:
+        return session.scalars(select(Boot)).one()
+
+
+def cards(monkeypatch: pytest.MonkeyPatch, known: dict[str, str]) -> None:
+    """Let the kernel know whose cards answered for addresses."""
+    monkeypatch.setattr("bmi.boot.neighbours.card_of", lambda rights, leg, address: known.get(str(address)))
+
+
+def test_a_node_at_the_address_named_for_it_is_told_without_a_token(
+    parts: Parts, beside: Boot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cards(monkeypatch, {"10.64.0.9": "52:54:00:00:00:01"})
+    answer = node(parts, beside).get("/boot/script.ipxe")
+    assert parts.vault.open(beside.chap_secret) in answer.text
+    assert milestone(parts) == "script"
+
+
+def test_a_node_at_another_address_gets_nothing_and_the_operator_learns_of_it(
+    api: TestClient, parts: Parts, beside: Boot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cards(monkeypatch, {"10.64.0.77": "52:54:00:00:00:01"})
+    assert node(parts, beside, address="10.64.0.77").get("/boot/script.ipxe").status_code == 404
+    assert refusals(api) == [
+        "request for the boot script or report refused: the node has the address 10.64.0.77, and not 10.64.0.9"
+    ]
+    error = diagnosis(parts, beside, 90)
+    assert "the node has the address 10.64.0.77" in error.message
+    assert "let the other DHCP server give 10.64.0.9 to 52:54:00:00:00:01" in error.next_step
+    # What was seen changes nothing: the disk is where it was told to be.
+    with parts.db.read() as session:
+        assert session.scalars(select(Boot)).one().attachment.address == "10.64.0.9"
+
+
+@pytest.mark.parametrize("card", ["52:54:00:00:00:02", None])
+def test_who_has_the_nodes_address_and_not_its_card_gets_nothing(
+    parts: Parts, beside: Boot, monkeypatch: pytest.MonkeyPatch, card: str | None
+) -> None:
+    cards(monkeypatch, {"10.64.0.9": card} if card else {})
+    assert node(parts, beside).get("/boot/script.ipxe").status_code == 404
+    assert milestone(parts) == "power"
+
+
+def test_where_bmi_gives_addresses_nobody_is_told_without_a_token(
+    parts: Parts, record: Boot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cards(monkeypatch, {record.attachment.address: record.attachment.nic.mac})
+    assert node(parts, record).get("/boot/script.ipxe").status_code == 404

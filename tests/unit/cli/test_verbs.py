@@ -95,10 +95,22 @@ def test_empty_list_tells_the_person_what_to_do_and_the_program_nothing(service:
 @pytest.mark.parametrize(
     ("command", "path", "item", "lines"),
     [
-        (["node", "show", "n1"], "/nodes/n1", node(), ["nics 52:54:00:00:00:01 at tor1:7"]),
+        (["node", "show", "n1"], "/nodes/n1", node(), ["nics 52:54:00:00:00:01 at tor1:7, 10.7.0.5 on lan"]),
         (["image", "show", "debian"], "/images/debian", IMAGE, ["size 2 GiB"]),
         (["disk", "show", "web"], "/disks/web", DISK, ["node n1"]),
-        (["network", "show", "lan"], "/networks/lan", NETWORK, ["gateway 10.7.0.1"]),
+        (
+            ["network", "show", "lan"],
+            "/networks/lan",
+            NETWORK,
+            [
+                "gateway 10.7.0.1",
+                "dhcp range 10.7.0.100-10.7.0.199",
+                "dns on",
+                "dns servers 10.7.0.2, 10.7.0.3",
+                "mtu 9000",
+                "lease 3600 s",
+            ],
+        ),
         (
             ["project", "show", "blue"],
             "/projects/blue",
@@ -150,6 +162,55 @@ def test_text_from_the_service_cannot_play_with_the_terminal(service: Service, b
             "/networks",
             {},
             {"name": "lan", "vlan": 7, "subnet": "10.7.0.0/24", "project": "blue"},
+        ),
+        (
+            [
+                *("network", "create", "lan", "--dhcp", "full", "--dhcp-range", "10.7.0.100-10.7.0.199"),
+                *(
+                    "--router",
+                    "10.7.0.1",
+                    "--dns",
+                    "off",
+                    "--dns-server",
+                    "10.7.0.2",
+                    "--dns-server",
+                    "10.7.0.3",
+                ),
+                *("--domain", "rack7.example.org", "--mtu", "9000", "--lease", "1h"),
+            ],
+            "POST",
+            "/networks",
+            {},
+            {
+                "name": "lan",
+                "dhcp": "full",
+                "dhcp_range": {"first": "10.7.0.100", "last": "10.7.0.199"},
+                "router": "10.7.0.1",
+                "dns": False,
+                "dns_servers": ["10.7.0.2", "10.7.0.3"],
+                "domain": "rack7.example.org",
+                "mtu": 9000,
+                "lease_seconds": 3600,
+            },
+        ),
+        (
+            [
+                "network",
+                "update",
+                "lan",
+                "--mtu",
+                "1400",
+                "--unset",
+                "router",
+                "--unset",
+                "dns-servers",
+                "-p",
+                "blue",
+            ],
+            "PATCH",
+            "/networks/lan",
+            {"project": "blue"},
+            {"mtu": 1400, "router": None, "dns_servers": []},
         ),
         (["network", "delete", "lan", "-p", "blue"], "DELETE", "/networks/lan", {"project": "blue"}, None),
         (
@@ -477,3 +538,23 @@ def test_cancel_that_came_too_late_fails(service: Service, bmi: Bmi) -> None:
     status, _, err = bmi("op", "cancel", ID)
     assert status == 1
     assert err.startswith("bmi: provision of node n1 had succeeded before it could be cancelled; ")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "nothing is to be changed"),
+        (["--dhcp-range", "10.7.0.1"], "is no range"),
+        (["--dhcp-range", "10.7.0.1-x"], "is no IPv4 address"),
+        (["--router", "fe80::1"], "is no IPv4 address"),
+        (["--mtu", "100"], "576"),
+        (["--dhcp", "maybe"], "reservations"),
+        (["--lease", "soon"], "is no length of time"),
+    ],
+)
+def test_what_a_network_cannot_be_is_said_before_anything_is_asked(
+    service: Service, bmi: Bmi, words: list[str], said: str
+) -> None:
+    status, _, err = bmi("network", "update", "lan", *words)
+    assert status == 2
+    assert said in " ".join(err.split())

@@ -211,6 +211,15 @@ NETWORK = {
     "vlan": 101,
     "subnet": "10.7.0.0/24",
     "gateway": "10.7.0.1",
+    "dhcp": "full",
+    "dhcp_range": {"first": "10.7.0.100", "last": "10.7.0.199"},
+    "router": "10.7.0.1",
+    "dns": True,
+    "dns_servers": ["10.7.0.2", "10.7.0.3"],
+    "domain": "blue.bmi.internal",
+    "mtu": 9000,
+    "lease_seconds": 3600,
+    "boot_url": None,
 }
 TOKEN = {**NAMED, "name": "ci", "role": "member", "project": "blue", "user": None, "expires_at": None}
 ID = "0199c5d2-7d1c-7a55-9a43-0c8f1d2e3f40"
@@ -257,7 +266,15 @@ def node(name: str = "n1", state: str = "available", **more: Any) -> dict[str, A
         "state": state,
         "project": None,
         "bmc": {"driver": "redfish", "address": "https://10.0.0.11", "username": "admin"},
-        "nics": [{"mac": "52:54:00:00:00:01", "switch": "tor1", "port": "7"}],
+        "nics": [
+            {
+                "mac": "52:54:00:00:00:01",
+                "switch": "tor1",
+                "port": "7",
+                "network": "lan",
+                "address": "10.7.0.5",
+            }
+        ],
         "disk": None,
         "image": None,
         "network": None,

@@ -271,7 +271,7 @@ def lease_to_a_stranger(world: World) -> Iterator[None]:
     lease = Lease("52:54:00:ff:ff:ff", IPv4Address("10.64.0.9"), now())
     dnsmasq: Any = world.parts.gateway.dnsmasq
     dnsmasq.leased[world.leg.network] = [lease]
-    world.patch.setattr(dnsmasq, "serve", lambda leg, hosts: dnsmasq.leased.clear())
+    world.patch.setattr(dnsmasq, "serve", lambda leg, hosts, **told: dnsmasq.leased.clear())
     yield
 
 
@@ -359,6 +359,23 @@ def plug_a_node_in_elsewhere(world: World) -> Iterator[None]:
     yield
     with world.parts.db.write() as session:
         session.delete(session.get_one(Discovered, machine.id))
+
+
+@plant(Code.PORT_WITHOUT_LINK, "cable")
+def unplug_a_cable(world: World) -> Iterator[None]:
+    switch: Any = world.parts.switches["sw1"]
+    switch.plug("port1", None)
+    yield
+    switch.plug("port1", world.boot.attachment.nic.mac)
+
+
+@plant(Code.CARD_ELSEWHERE, "cable")
+def plug_a_cable_in_elsewhere(world: World) -> Iterator[None]:
+    switch: Any = world.parts.switches["sw1"]
+    switch.plug("port40", world.boot.attachment.nic.mac)
+    yield
+    switch.plug("port40", None)
+    switch.plug("port1", world.boot.attachment.nic.mac)
 
 
 @plant(Code.NODE_ON_WHILE_FREE, "n2")

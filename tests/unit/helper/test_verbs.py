@@ -56,6 +56,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "switch.configure": {"port": "p1", "vlans": PortVlans(101, frozenset({201, 202}))},
     "switch.port": {"port": "p1"},
     "switch.ports": {},
+    "switch.heard_at": {"mac": "52:54:00:00:00:01"},
     "dnsmasq.serve": {
         "leg": LEG,
         "hosts": [HOST],

@@ -125,6 +125,23 @@ class Bridge:
 
         return self._database.read(look)
 
+    def heard_at(self, mac: str) -> list[str] | None:
+        """Name the ports behind which a card was heard of late; None if ovs-vswitchd cannot be asked."""
+        if self._vswitchd is None:
+            return None
+        numbers = {number for number, card in self._vswitchd.learned(self.name) if card == mac.lower()}
+        if not numbers:
+            return []
+
+        def look(tables: Any) -> list[str]:
+            return [
+                str(row.name)
+                for row in self._row(tables).ports
+                if any(numbers.intersection(interface.ofport) for interface in row.interfaces)
+            ]
+
+        return sorted(self._database.read(look))
+
     def configure(self, name: str, columns: VlanColumns) -> Outcome | None:
         """Set what a port carries; None if there is no such port that a node can be behind."""
 

@@ -49,7 +49,17 @@ class Vswitchd:
         # What was cached between these two may go by what was learned wrongly.
         self._call("dpctl/del-flows", f"{kind}@ovs-{kind}")
 
-    def _call(self, method: str, *arguments: str) -> None:
+    def learned(self, bridge: str) -> list[tuple[int, str]]:
+        """Return what a bridge learned of late: numbers of ports, and cards that were heard there.
+
+        Raises:
+            BmiError: Of the class given; nobody answers, or ovs-vswitchd refuses.
+        """
+        # port VLAN MAC age; the bridge's own port is LOCAL.
+        lines = [line.split() for line in self._call("fdb/show", bridge).splitlines()]
+        return [(int(words[0]), words[2]) for words in lines if len(words) == 4 and words[0].isdecimal()]
+
+    def _call(self, method: str, *arguments: str) -> str:
         path = self._socket()
         try:
             answer = _ask(path, {"id": 0, "method": method, "params": arguments}, self._timeout)
@@ -62,6 +72,7 @@ class Vswitchd:
             raise self._failure(
                 f"ovs-vswitchd refuses {method}: {refusal}", next_step="look at ovs-vswitchd's log"
             )
+        return str(answer["result"])
 
     def _socket(self) -> Path:
         if self._control is not None:

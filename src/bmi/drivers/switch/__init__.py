@@ -84,6 +84,16 @@ class Switch(Protocol):
     def ports(self) -> Iterable[PortState]:
         """Read every port that a node can be behind."""
 
+    def heard_at(self, mac: str) -> list[str] | None:
+        """Name the ports behind which a card was heard of late, those that lead to other switches too.
+
+        Args:
+            mac: The card's MAC address.
+
+        Returns:
+            None if the switch cannot tell; nothing if it can, and heard nothing.
+        """
+
     def close(self) -> None:
         """Let go of connections."""
 

@@ -22,6 +22,8 @@ class MemorySwitchOptions(Options):
 class _Switch(BaseModel):
     ports: dict[str, PortVlans] = {}
     """Ports that were configured; the others are isolated."""
+    cards: dict[str, str | None] = {}
+    """Cards that were said to be behind ports."""
 
 
 class MemorySwitch:
@@ -51,6 +53,17 @@ class MemorySwitch:
         switch = self._file.read()
         return [_state(port, switch) for port in self._options.ports]
 
+    def heard_at(self, mac: str) -> list[str] | None:
+        """Name the ports behind which a card was heard, see `Switch`; what `plug` said."""
+        cards = self._file.read().cards
+        return [port for port, card in cards.items() if card == mac.lower()] if cards else None
+
+    def plug(self, port: str, mac: str | None) -> None:
+        """Say which card a port's cable ends at; a port whose cable ends nowhere has no link."""
+        self._require(port)
+        with self._file.edit() as switch:
+            switch.cards[port] = mac.lower() if mac else None
+
     def close(self) -> None:
         """Do nothing: no connection is held."""
 
@@ -60,4 +73,5 @@ class MemorySwitch:
 
 
 def _state(port: str, switch: _Switch) -> PortState:
-    return PortState(port, switch.ports.get(port, ISOLATED), link=None)
+    link = switch.cards[port] is not None if port in switch.cards else None
+    return PortState(port, switch.ports.get(port, ISOLATED), link=link)

@@ -36,6 +36,10 @@ class OvsSwitch:
         """Read every port, see `Switch`."""
         return [_state(port) for port in self._bridge.ports().values() if not _is_leg(port)]
 
+    def heard_at(self, mac: str) -> list[str] | None:
+        """Name the ports behind which a card was heard, see `Switch`."""
+        return self._bridge.heard_at(mac)
+
     def close(self) -> None:
         """Let go of the connection."""
         self._bridge.close()
