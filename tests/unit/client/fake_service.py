@@ -265,7 +265,7 @@ def node(name: str = "n1", state: str = "available", **more: Any) -> dict[str, A
         "name": name,
         "state": state,
         "project": None,
-        "bmc": {"driver": "redfish", "address": "https://10.0.0.11", "username": "admin"},
+        "bmc": {"driver": "redfish", "address": "https://10.0.0.11", "username": "admin", "options": {}},
         "nics": [
             {
                 "mac": "52:54:00:00:00:01",
@@ -284,6 +284,7 @@ def node(name: str = "n1", state: str = "available", **more: Any) -> dict[str, A
         "ssh_host_keys": [],
         "operation": None,
         "problem": None,
+        "hardware": None,
         "created_at": "2026-01-02T10:00:00Z",
         **more,
     }
