@@ -329,6 +329,13 @@ class BootServiceError(BmiError):
     transient = True
 
 
+class Miscabled(BmiError):
+    """A network card hangs on another switch port than somebody says."""
+
+    code = "miscabled"
+    status = 409
+
+
 class CleaningFailed(BmiError):
     """A node's local disks could not be wiped."""
 

@@ -30,6 +30,7 @@ from bmi.consoles import routes as consoles_routes
 from bmi.consoles.recorder import Recorder
 from bmi.consoles.service import CONSOLES, WATCHED
 from bmi.db import Db
+from bmi.discovery import routes as discovery_routes
 from bmi.doctor import routes as doctor_routes
 from bmi.drivers import Site, load
 from bmi.drivers.confirmed import confirmed
@@ -264,6 +265,7 @@ def build_app(parts: Parts, roles: Collection[Role] = EVERYTHING) -> FastAPI:
         nodes_routes,
         node_import_routes,
         consoles_routes,
+        discovery_routes,
         networks_routes,
         intake_routes,
         images_routes,

@@ -59,6 +59,14 @@ class Driver(Section):
     options: dict[str, Any] = {}
 
 
+class SwitchDriver(Driver):
+    """A switch that nodes are plugged into."""
+
+    lldp_name: str | None = None
+    """What it calls itself by LLDP: its system name, with or without the domain, or its chassis id. As it is called
+    here, if absent."""
+
+
 class Api(Section):
     """Where the tenants' API listens. Never on a provisioning network."""
 
@@ -173,6 +181,29 @@ class InventorySettings(Section):
     """Power driver of imported nodes."""
     boot_nic: str | None = None
     """Label of the network card that nodes boot from; the first that the inventory lists if None."""
+
+
+class Discovery(Section):
+    """How machines are found that nobody has registered."""
+
+    enabled: bool = False
+    """Whether they are answered on the network below, and only there."""
+    project: str = "discovery"
+    """Project whose network it is."""
+    network: str = "discovery"
+    """Network of that project; its DHCP has to be `full`."""
+    inspector: Path | None = None
+    """Folder with the inspection system, `vmlinuz` and `initrd.img`; `inspector` in the cache folder if absent."""
+    afterwards: Literal["wait", "off"] = "wait"
+    """Whether a machine that has reported stays on, or switches itself off."""
+    lldp_seconds: int = Field(32, ge=0, le=120)
+    """For how long it listens to its switches at the most; they speak every 30 s by default (IEEE 802.1AB)."""
+    pending: int = Field(200, ge=1, le=1000)
+    """Machines that are kept until somebody enrols them; of more, those go that were not heard of for longest."""
+    keep_days: float = Field(30, gt=0, le=3650)
+    """For how many days one is kept that reports no more."""
+    reports_per_minute: int = Field(60, ge=1, le=6000)
+    """That are taken, of all machines together, by each gateway."""
 
 
 class Images(Section):
@@ -341,11 +372,12 @@ class Settings(BaseSettings):
     leg: Driver = Driver(driver="ovs")
     power: dict[str, dict[str, Any]] = {"redfish": {}}
     """Options of each power driver that nodes may use, by the driver's name."""
-    switches: dict[str, Driver] = {}
+    switches: dict[str, SwitchDriver] = {}
     inventory: InventorySettings | None = None
     networks: Networks = Networks()
     images: Images = Images()
     cleaning: Cleaning = Cleaning()
+    discovery: Discovery = Discovery()
     intake: Intake = Intake()
     boot: Boot = Boot()
     console: Console = Console()
@@ -380,6 +412,11 @@ class Settings(BaseSettings):
     def spool(self) -> Path:
         """Folder of uploads, of files on their way in and of exports."""
         return self.intake.spool or self.state_dir / "spool"
+
+    @property
+    def inspector(self) -> Path:
+        """Folder with the inspection system's kernel and initramfs."""
+        return self.discovery.inspector or self.cache_dir / "inspector"
 
     @property
     def template_folder(self) -> Path | None:

@@ -5,6 +5,7 @@ from bmi.access import models as access
 from bmi.audit import models as audit
 from bmi.boot import models as boot
 from bmi.consoles import models as consoles
+from bmi.discovery import models as discovery
 from bmi.gateways import models as gateways
 from bmi.images import models as images
 from bmi.legacy import models as legacy
@@ -17,6 +18,7 @@ __all__ = [
     "audit",
     "boot",
     "consoles",
+    "discovery",
     "events",
     "gateways",
     "images",

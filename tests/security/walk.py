@@ -10,6 +10,9 @@ from fastapi.testclient import TestClient
 from bmi.access.policy import LEAST_ROLE
 from bmi.access.rules import Rule, rules
 from bmi.api.access import Role
+from bmi.api.hardware import Hardware
+from bmi.db import now
+from bmi.discovery.models import Discovered
 from bmi.provisioning.engine import Engine
 
 RANK = (Role.VIEWER, Role.MEMBER, Role.MANAGER, Role.ADMIN)
@@ -18,6 +21,18 @@ PASSWORD = "a long and secret word"
 NOTHING = "00000000-0000-7000-8000-000000000000"
 
 _N, _K = {"name": "walk"}, {"name": "walk", "image": "{image}", "project": "{project}"}
+
+HARDWARE: dict[str, Any] = {
+    "firmware": "uefi",
+    "vendor": "walk",
+    "product": "walk",
+    "uuid": None,
+    "cpu": "walk",
+    "cpus": 1,
+    "memory": 1 << 30,
+    "disks": [],
+    "cards": [],
+}
 
 REQUESTS: dict[tuple[str, str], Any] = {
     ("GET", "/openapi.json"): None,
@@ -51,6 +66,20 @@ REQUESTS: dict[tuple[str, str], Any] = {
         "nics": [{"mac": "52:54:00:00:ff:01", "switch": "sw1", "port": "port99"}],
     },
     ("POST", "/v1/nodes/import"): {"project": "{project}"},
+    ("POST", "/v1/nodes/batch"): {
+        "nodes": [
+            {
+                "name": "walk",
+                "bmc": {"driver": "memory", "address": "bmc"},
+                "nics": [{"mac": "52:54:00:00:ff:01", "switch": "sw1", "port": "port99"}],
+            }
+        ]
+    },
+    ("PATCH", "/v1/nodes/{node}"): {},
+    ("GET", "/v1/discovered"): None,
+    ("GET", "/v1/discovered/{machine}"): None,
+    ("POST", "/v1/discovered/{machine}/enrol"): {"name": "walk", "bmc": {"address": "bmc"}},
+    ("DELETE", "/v1/discovered/{machine}"): None,
     ("GET", "/v1/nodes"): None,
     ("GET", "/v1/nodes/{node}"): None,
     ("DELETE", "/v1/nodes/{node}"): None,
@@ -139,7 +168,7 @@ REQUESTS: dict[tuple[str, str], Any] = {
 """A request for every route. What stands in braces is a thing of the project in question."""
 
 
-_OF_THE_SYSTEM = ("/v1/users",)  # whose things belong to no project
+_OF_THE_SYSTEM = ("/v1/users", "/v1/discovered")  # whose things belong to no project
 _OWN_TOKENS = {("GET", "/v1/tokens"), ("POST", "/v1/tokens")}
 _ENDS_THE_SESSION = ("POST", "/v1/logout")
 
@@ -184,6 +213,12 @@ def make_things(api: TestClient, site: Any) -> Things:
         disk = api.get("/v1/disks", params={"project": name}).json()["items"][0]
         snapshot = site.ended(api.post(f"/v1/disks/{disk['id']}/snapshot", json={"name": "own"}))
         upload = api.post("/v1/uploads", json={"project": name})
+        with site.parts.db.write() as session:
+            facts = Hardware.model_validate(HARDWARE | {"serial": name}).model_dump(mode="json")
+            machine = Discovered(
+                mac=f"52:54:00:00:fe:{number:02x}", address="10.64.0.9", facts=facts, seen_at=now()
+            )
+            session.add(machine)
         token = api.post("/v1/tokens", json={"name": f"t-{name}", "role": "viewer", "project": name}).json()
         export = site.ended(api.post(f"/v1/images/{snapshot['result']['image_id']}/export", json={}))
         assert export["state"] == "succeeded", export
@@ -198,6 +233,7 @@ def make_things(api: TestClient, site: Any) -> Things:
             "operation": operation["id"],
             "upload": upload.json()["id"],
             "token": token["id"],
+            "machine": str(machine.id),
         }
     for name, other in (("red", "blue"), ("blue", "red")):
         made.of[name]["other"] = made.of[other]["project"]

@@ -9,6 +9,7 @@ from uuid import UUID
 from pydantic import BeforeValidator, Field, SecretStr, StringConstraints
 
 from bmi.api.common import Name, Request, Response
+from bmi.api.hardware import Hardware
 
 
 def _lower(value: object) -> object:
@@ -99,6 +100,7 @@ class Bmc(Response):
     driver: str
     address: str
     username: str
+    options: dict[str, str] = {}
 
 
 class NodeCreate(Request):
@@ -160,6 +162,8 @@ class Node(Response):
     """None if it was not imported from an inventory. In a list it is what was last found, or None."""
     console: bool = False
     """Whether there is something to read of what it said on its console since it was last started."""
+    hardware: Hardware | None = None
+    """What it consists of, if it ever told."""
     created_at: datetime
 
 

@@ -76,6 +76,8 @@ class Addressing:
     """Seconds for which an address is given."""
     script_url: str | None = None
     """Where any node's iPXE asks what to boot; for `proxy`."""
+    discovery_url: str | None = None
+    """Where the iPXE of a card that is no node's asks; none where such machines are to boot nothing."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +128,9 @@ def check_addressing(leg: Leg, addressing: Addressing) -> None:
         raise BadRequest("names need a domain", next_step="name one for the network")
     if addressing.zone is not None:
         check_hostname(addressing.zone)
-    if addressing.script_url is not None:
-        check_url(addressing.script_url)
+    for url in (addressing.script_url, addressing.discovery_url):
+        if url is not None:
+            check_url(url)
     for mac in addressing.strangers:
         check_mac(mac)
     for what, value, allowed in (("MTU", addressing.mtu, MTUS), ("lease", addressing.lease, LEASES)):
@@ -203,6 +206,7 @@ def configuration(place: Place, texts: Texts = OWN_TEXTS) -> str:
             names=place.names,
             mtu=told.mtu,
             script_url=told.script_url,
+            discovery_url=told.discovery_url if told.dynamic else None,
             advertisement_seconds=_RA_INTERVAL,
             loaders=place.loaders,
             tftp_root=place.tftp_root,

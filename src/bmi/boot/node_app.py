@@ -28,6 +28,7 @@ from bmi.boot import service as boot
 from bmi.boot.models import Boot
 from bmi.boot.script import render
 from bmi.db import now
+from bmi.discovery.node_http import routes as discovery_routes
 from bmi.events import Event, record
 from bmi.networks.addressing import FOREIGN
 from bmi.parts import Parts
@@ -76,6 +77,7 @@ def node_app(parts: Parts, network: UUID) -> Starlette:
             Route(f"/{loaders.FOLDER}/{{name:path}}", loader),
             Route("/boot/{boot}/{token}/script.ipxe", script),
             Route("/boot/{boot}/{token}/phone-home", phone_home, methods=["POST"]),
+            *discovery_routes(parts, network),
         ]
     )
 

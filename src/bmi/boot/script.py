@@ -9,7 +9,7 @@ from ipaddress import IPv4Address
 
 from bmi.boot.checks import check_url
 from bmi.boot.texts import OWN_TEXTS, Texts
-from bmi.boot.variables import BootScript, ExitScript, WaitScript
+from bmi.boot.variables import BootScript, DiscoveryScript, ExitScript, WaitScript
 from bmi.errors import BadRequest
 
 _PATIENCE = {"first_wait": 2, "longer_by": 4, "longest_wait": 30}  # seconds
@@ -84,6 +84,44 @@ def render_exit(reason: str, texts: Texts = OWN_TEXTS) -> str:
         SettingsInvalid: A template of this site's own cannot be used.
     """
     return texts.render(ExitScript(reason=_spoken(reason)))
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Where a machine that is no node finds the inspection system, and what that is to do."""
+
+    address: str
+    """http://ADDRESS:PORT of the gateway."""
+    report_url: str = field(repr=False)
+    listen: int
+    """Seconds for which it listens to its switches."""
+    afterwards: str
+    """`wait` or `off`."""
+
+
+def render_inspection(inspection: Inspection, texts: Texts = OWN_TEXTS) -> str:
+    """Return the script of a machine that is to tell what it is.
+
+    Raises:
+        BadRequest: A value would not be safe in a script.
+        SettingsInvalid: A template of this site's own cannot be used.
+    """
+    base = f"{inspection.address}/discovery"
+    words = (
+        "console=tty0 console=ttyS0,115200 quiet",
+        f"bmi.report={check_url(inspection.report_url)}",
+        f"bmi.listen={inspection.listen}",
+        f"bmi.afterwards={_checked(_WORD, inspection.afterwards, 'word')}",
+    )
+    return texts.render(
+        DiscoveryScript(
+            kernel_url=check_url(f"{base}/vmlinuz"),
+            initramfs_url=check_url(f"{base}/initrd.img"),
+            arguments=" ".join(words),
+            script_url=check_url(f"{base}/script.ipxe"),
+            **_PATIENCE,
+        )
+    )
 
 
 def _uri(target: BootTarget) -> str:

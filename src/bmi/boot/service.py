@@ -19,6 +19,7 @@ from bmi.boot.models import Boot
 from bmi.boot.script import BootTarget
 from bmi.boot.seed import SeedContent, SeedNetwork, build_seed
 from bmi.db import now
+from bmi.discovery import network as discovery
 from bmi.drivers import Outcome
 from bmi.drivers.leg import Leg
 from bmi.drivers.storage import Kind, Volume
@@ -265,6 +266,7 @@ def dhcp_orders(parts: Parts, network: UUID, leg: Leg) -> DhcpOrders:
         acting = gateways.acting(session, parts.gateway)
         # One gateway alone answers cards that are no node's: the one in the first one's place.
         dynamic = gateways.first(session) in acting
+        discovers = discovery.network_of(session, parts.settings) == network
     hosts = _hosts(parts, [boot for boot in everybody if boot.gateway_id in acting], leg)
     here = {host.mac for host in hosts}
     told = addressing(
@@ -273,6 +275,7 @@ def dhcp_orders(parts: Parts, network: UUID, leg: Leg) -> DhcpOrders:
         dynamic=dynamic,
         strangers=[boot.attachment.nic.mac for boot in everybody if boot.attachment.nic.mac not in here],
         script_url=network_boot_url(parts, leg.address.ip),
+        discovery_url=discovery.script_url(parts.settings, leg.address.ip) if discovers else None,
     )
     there = [(boot.node.name, boot.attachment.ip) for boot in everybody]
     return DhcpOrders(hosts, told, names(row, parts.settings.networks, there))

@@ -231,6 +231,7 @@ _TESTS: dict[str, tuple[Callable[[str], str | None], ...]] = {
     "boot.ipxe.j2": (_begins("#!ipxe"),),
     "wait.ipxe.j2": (_begins("#!ipxe"),),
     "exit.ipxe.j2": (_begins("#!ipxe"),),
+    "discovery.ipxe.j2": (_begins("#!ipxe"),),
     "dnsmasq.conf.j2": (
         _mentions(
             f'{directive}="/run/bmi/sample/{name}"'

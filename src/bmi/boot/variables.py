@@ -73,6 +73,19 @@ class ExitScript(Variables):
 
 
 @dataclass(frozen=True)
+class DiscoveryScript(Retry):
+    """The script of a machine that is no node, on the network where such are discovered."""
+
+    template: ClassVar[str] = "discovery.ipxe.j2"
+
+    kernel_url: str
+    """Of the inspection system; its initramfs has to be called initrd.img."""
+    initramfs_url: str
+    arguments: str
+    """The kernel's command line, with where to report, which holds a secret; `bmi.boot=MAC` has to follow."""
+
+
+@dataclass(frozen=True)
 class Loader:
     """A program that firmware loads: iPXE, or what leads to it."""
 
@@ -122,6 +135,8 @@ class DhcpServer(Variables):
     """Bytes of a packet; as the nodes have it if None."""
     script_url: str | None
     """Where every node's iPXE asks what to boot, on networks where another server gives addresses."""
+    discovery_url: str | None
+    """Where the iPXE of cards that BMI does not know asks, where this gateway has such machines inspected."""
     advertisement_seconds: int
     """Between two router advertisements."""
     loaders: tuple[Loader, ...]
@@ -237,6 +252,7 @@ _NETWORK = DhcpServer(
     names=Path("/run/bmi/sample/names"),
     mtu=None,
     script_url=None,
+    discovery_url=None,
     advertisement_seconds=10,
     loaders=(
         Loader("bios", (0,), "undionly.kpxe"),
@@ -263,6 +279,13 @@ SAMPLES: tuple[Variables, ...] = (
     ),
     WaitScript(script_url=_URL, **_WAITS, reason="node n1 has no disk yet"),
     ExitScript("node n1 boots from its own disk"),
+    DiscoveryScript(
+        script_url=_URL,
+        **_WAITS,
+        kernel_url="http://10.64.1.254:8080/discovery/vmlinuz",
+        initramfs_url="http://10.64.1.254:8080/discovery/initrd.img",
+        arguments="console=ttyS0 bmi.report=http://10.64.1.254:8080/discovery/0/token/report",
+    ),
     _NETWORK,
     replace(_NETWORK, dns=True, zone="blue.bmi.internal"),
     replace(
@@ -274,6 +297,7 @@ SAMPLES: tuple[Variables, ...] = (
         dns_servers=(IPv4Address("10.64.1.2"), IPv4Address("10.64.1.3")),
         zone="blue.bmi.internal",
         mtu=9000,
+        discovery_url="http://10.64.1.254:8080/discovery/script.ipxe",
     ),
     replace(_NETWORK, dhcp="proxy", script_url="http://10.64.1.254:8080/boot/script.ipxe"),
     replace(_NETWORK, dhcp="off", dns_servers=(IPv4Address("10.64.1.2"),)),

@@ -5,7 +5,8 @@ Help is plain text: it starts three times as fast as Rich's boxes, and examples 
 
 import typer
 
-_SETTINGS = {"help_option_names": ["-h", "--help"]}
+SETTINGS = {"help_option_names": ["-h", "--help"]}
+"""Of every command."""
 
 
 def noun(help: str) -> typer.Typer:
@@ -14,7 +15,7 @@ def noun(help: str) -> typer.Typer:
     Args:
         help: What the noun is.
     """
-    app = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings=_SETTINGS)
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings=SETTINGS)
 
     @app.callback(invoke_without_command=True, help=help)
     def show_help(context: typer.Context) -> None:
@@ -27,4 +28,4 @@ def noun(help: str) -> typer.Typer:
 
 def single() -> typer.Typer:
     """Return the place for a command that is a verb itself."""
-    return typer.Typer(add_completion=False, rich_markup_mode=None, context_settings=_SETTINGS)
+    return typer.Typer(add_completion=False, rich_markup_mode=None, context_settings=SETTINGS)

@@ -1,6 +1,5 @@
 """`bmi node`: physical servers."""
 
-import os
 from ipaddress import IPv4Address
 from pathlib import Path
 from re import ASCII, fullmatch
@@ -11,22 +10,20 @@ import typer
 from bmi.api.nodes import (
     Attach,
     Attachment,
-    BmcCreate,
     Deprovision,
     Detach,
     Difference,
     Milestone,
-    Nic,
     Node,
-    NodeCreate,
     NodeState,
     PowerRequest,
     PowerSaid,
     Provision,
     Reset,
 )
-from bmi.cli import apps, complete, options, output, timeline
+from bmi.cli import apps, complete, node_discovered, node_inventory, options, output, timeline
 from bmi.cli.console import console
+from bmi.cli.hardware import summary
 from bmi.cli.progress import finish
 from bmi.cli.session import connect
 
@@ -51,63 +48,6 @@ Network = Annotated[
         autocompletion=complete.networks,
     ),
 ]
-
-
-@app.command()
-def register(
-    name: Annotated[str, typer.Argument(help="What to call it.", metavar="NAME")],
-    bmc_address: Annotated[str, typer.Option(metavar="URL", help="Where its management controller is.")],
-    nic: Annotated[
-        list[str],
-        typer.Option(
-            metavar="MAC=SWITCH:PORT",
-            help="A network card and where its cable ends; repeat it for more, the first one boots.",
-        ),
-    ],
-    bmc_user: Annotated[str, typer.Option(metavar="USER", help="User of the management controller.")] = "",
-    bmc_password_file: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE",
-            help="File with its password, - for standard input.",
-            show_default="BMI_BMC_PASSWORD",
-        ),
-    ] = None,
-    bmc_driver: Annotated[str, typer.Option(metavar="DRIVER", help="How to speak with it.")] = "redfish",
-    bmc_option: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="An option of the driver; repeat it for more."),
-    ] = None,
-    json: options.Json = False,
-) -> None:
-    """Make a server known.
-
-    \b
-    Example:
-      bmi node register n1 --bmc-address https://10.0.0.11 --bmc-user admin \\
-        --bmc-password-file pass.txt --nic 52:54:00:00:00:01=tor1:7
-    """
-    if bmc_password_file is not None:
-        password = options.secret(bmc_password_file)
-    else:
-        password = os.environ.get("BMI_BMC_PASSWORD", "")
-    request = NodeCreate(
-        name=name,
-        bmc=BmcCreate(
-            driver=bmc_driver,
-            address=bmc_address,
-            username=bmc_user,
-            password=password,
-            options=dict(_pair(text) for text in bmc_option or []),
-        ),
-        nics=[_nic(text) for text in nic],
-    )
-    with connect() as bmi:
-        made = bmi.nodes.register(request)
-    if json:
-        output.as_json(made)
-    else:
-        output.line(f"registered node {made.name} ({made.id})")
 
 
 @app.command("import")
@@ -222,6 +162,7 @@ def show(node: Name, json: options.Json = False) -> None:
                 found.bmc
                 and f"{found.bmc.driver} at {found.bmc.address} as {found.bmc.username or output.NONE}",
             ),
+            *summary(found.hardware),
             ("host keys", "\n".join(found.ssh_host_keys) or None),
             ("id", found.id),
             ("created", found.created_at),
@@ -508,14 +449,6 @@ def _attachment(node: Node, there: Attachment) -> str:
     )
 
 
-def _nic(text: str) -> Nic:
-    mac, equals, end = text.partition("=")
-    switch, colon, port = end.partition(":")
-    if not (equals and colon and switch and port):
-        raise typer.BadParameter(f"{text!r} is not MAC=SWITCH:PORT", param_hint="--nic")
-    return Nic(mac=mac.strip().lower().replace("-", ":"), switch=switch, port=port)
-
-
 def _card(text: str) -> str:
     """Return the number or the MAC of a card."""
     found = text.strip().lower().replace("-", ":")
@@ -543,13 +476,6 @@ def _attachments(nics: list[str], tagged: list[str]) -> tuple[str | None, list[A
     return boot, found
 
 
-def _pair(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not (equals and key):
-        raise typer.BadParameter(f"{text!r} is not KEY=VALUE", param_hint="--bmc-option")
-    return key, value
-
-
 def public_keys(file: str) -> list[str]:
     """Return the public keys in a file."""
     text = options.content(str(Path(file).expanduser()))
@@ -559,3 +485,7 @@ def public_keys(file: str) -> list[str]:
     if not keys:
         raise typer.BadParameter(f"{file} has no public key", param_hint="--ssh-key")
     return keys
+
+
+for part in (node_inventory, node_discovered):
+    app.add_typer(part.app)

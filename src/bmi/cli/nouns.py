@@ -28,6 +28,7 @@ _HELP = {
     "helper": "Do what takes root's rights, so that the others need none.",
     "db": "The service's database: upgrade, check, import an old one.",
     "secrets": "The keys of the secrets in the database: change them, check them.",
+    "inspector": "The small system that machines boot to be discovered: build it.",
     "lab": "Run a virtual data centre to try things out in.",
 }
 

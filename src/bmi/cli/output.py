@@ -50,6 +50,12 @@ def line(text: str = "") -> None:
     sys.stdout.flush()
 
 
+def text(whole: str) -> None:
+    """Print a text of several lines that ends its last one itself."""
+    typer.echo(whole, nl=False)
+    sys.stdout.flush()
+
+
 def note(text: str) -> None:
     """Print a line for the person only, beside what a program may read."""
     typer.echo(text, err=True)

@@ -10,6 +10,7 @@ from bmi.api.common import Version
 from bmi.api.doctor import Repair, Repaired, Report
 from bmi.client.audit import AuditCalls
 from bmi.client.consoles import Consoles
+from bmi.client.discovered import DiscoveredMachines
 from bmi.client.disks import Disks
 from bmi.client.exports import Exports
 from bmi.client.image_edits import ImageEdits
@@ -70,6 +71,7 @@ class Client:
         self.readiness = ReadinessCalls(self._transport)
         self.disks = Disks(self._transport)
         self.operations = Operations(self._transport)
+        self.discovered = DiscoveredMachines(self._transport)
         self.members = Members(self._transport)
         self.audit = AuditCalls(self._transport)
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from uuid import UUID
 
 from bmi.api.common import Page
+from bmi.api.inventory import NodeBatch, NodeChange, NodesTaken
 from bmi.api.nodes import (
     Allocate,
     Attach,
@@ -53,6 +54,16 @@ class Nodes:
             if page.next is None or page.next == cursor:
                 return
             cursor = page.next
+
+    def take_in(self, request: NodeBatch) -> NodesTaken:
+        """Make many servers known at once, or say what is wrong with them."""
+        # The service asks switches, and controllers if it is to.
+        path = ["nodes", "batch"]
+        return self._transport.call("POST", path, NodesTaken, body=request, patience=240)
+
+    def update(self, node: str | UUID, request: NodeChange) -> Node:
+        """Change what is known of a server."""
+        return self._transport.call("PATCH", ["nodes", node], Node, body=request, patience=120)
 
     def list(
         self, *, state: NodeState | None = None, project: str | None = None, limit: int | None = None

@@ -44,6 +44,7 @@ class Code(StrEnum):
     PORT_DIFFERS = "port-differs"
     PORT_NOT_ISOLATED = "port-not-isolated"
     PORT_UNKNOWN = "port-unknown"
+    CABLE_DIFFERS = "cable-differs"
     PORT_WITHOUT_LINK = "port-without-link"
     CARD_ELSEWHERE = "card-elsewhere"
     # power
@@ -302,6 +303,14 @@ TABLE: dict[Code, Entry] = {
         "A switch does not have the port that a node is said to be plugged into, or is not in the settings.",
         "",
         "correct the node's network card (delete and register the node), or the settings",
+    ),
+    Code.CABLE_DIFFERS: Entry(
+        _ERROR,
+        Family.SWITCH,
+        "A node's network card heard another switch port by LLDP than the one that the inventory says: BMI would "
+        "attach somebody else's machine.",
+        "",
+        "plug the cable in where the inventory says, or correct the inventory: bmi node update NODE --nic",
     ),
     Code.PORT_WITHOUT_LINK: Entry(
         _WARNING,

@@ -9,6 +9,8 @@ from sqlalchemy import select
 
 from bmi.api.doctor import Family
 from bmi.api.nodes import Lease, NodeState
+from bmi.api.nodes import Nic as NicEntry
+from bmi.discovery.cabling import contradiction, heard_by_cards
 from bmi.doctor.claims import claims
 from bmi.doctor.codes import Code
 from bmi.doctor.sheet import Check, Sheet
@@ -35,7 +37,24 @@ def checks(parts: Parts) -> list[Check]:
             partial(_switch, parts, name, there),
         )
         for name, there in plugged.items()
-    ]
+    ] + [Check(Family.SWITCH, "cables", partial(_cables, parts))]
+
+
+def _cables(parts: Parts, sheet: Sheet) -> None:
+    """Compare what nodes' cards heard from switches, when they told of it, with the inventory."""
+    with parts.db.read() as session:
+        nics = session.scalars(select(Nic)).all()
+        heard = heard_by_cards(session, inventory=True)
+    ports: dict[str, list[str]] = {}
+    for nic in nics:
+        neighbours = heard.get(nic.mac)
+        if not neighbours:
+            continue
+        for name in parts.switches if not ports else ():
+            ports[name] = [state.port for state in parts.switches[name].ports()]
+        place = NicEntry(mac=nic.mac, switch=nic.switch, port=nic.port)
+        if wrong := contradiction(parts.settings, ports, place, neighbours):
+            sheet.note(Code.CABLE_DIFFERS, f"node {nic.node.name}", wrong.message, next_step=wrong.next_step)
 
 
 def _switch(parts: Parts, name: str, nics: Sequence[Nic], sheet: Sheet) -> None:

@@ -86,6 +86,7 @@ def addressing(
     dynamic: bool,
     strangers: Sequence[str],
     script_url: str,
+    discovery_url: str | None,
 ) -> Addressing:
     """Return what the cards on a network are told by one gateway.
 
@@ -95,6 +96,7 @@ def addressing(
         dynamic: Whether this gateway is the one that answers cards which are no node's.
         strangers: Cards of nodes that other gateways answer.
         script_url: Where nodes ask what to boot if another server gives addresses.
+        discovery_url: Where machines that are no nodes ask; none where they are not to be discovered.
     """
     kept = range_of(network) if dynamic else None
     return Addressing(
@@ -108,6 +110,7 @@ def addressing(
         mtu=network.mtu,
         lease=network.lease_seconds or LEASE,
         script_url=script_url if network.dhcp is DhcpMode.PROXY else None,
+        discovery_url=discovery_url if kept else None,
     )
 
 

@@ -20,9 +20,10 @@ from bmi.errors import AlreadyExists, WrongState
 from bmi.networks.models import Attachment
 from bmi.networks.service import switch_of
 from bmi.nodes import models
+from bmi.nodes.inventory import Outside, register
 from bmi.nodes.leases import Leases
 from bmi.nodes.models import Node
-from bmi.nodes.service import add, power_of
+from bmi.nodes.service import power_of
 from bmi.parts import Parts
 from bmi.settings import InventorySettings
 
@@ -127,7 +128,9 @@ def _compared(
         _refuse_taken(session, wanted, None)
         if write:
             bmc = BmcCreate(driver=settings.power, address=found.name)
-            node = add(session, parts, NodeCreate(name=wanted.name, bmc=bmc, nics=list(wanted.nics)))
+            request = NodeCreate(name=wanted.name, bmc=bmc, nics=list(wanted.nics))
+            ports = frozenset(nic.port for nic in wanted.nics)  # the inventory has just named them
+            node = register(session, parts, request, Outside({settings.switch: ports}))
             node.inventory_name, node.inventory_project = found.name, found.project
         return Difference.NEW, f"{len(wanted.nics)} network cards, boots from {wanted.nics[0].port}"
     if node.inventory_name not in (None, found.name):

@@ -59,3 +59,14 @@ class Nic(Table):
     port: Mapped[str]
 
     node: Mapped[Node] = relationship(back_populates="nics", lazy="joined")
+
+
+class NodeHardware(Table):
+    """What a node consists of, as it told of itself before it was registered."""
+
+    __tablename__ = "node_hardware"
+
+    node_id: Mapped[UUID] = mapped_column(ForeignKey("nodes.id", ondelete="CASCADE"), unique=True)
+    facts: Mapped[dict[str, Any]]
+    """As `bmi.api.hardware.Hardware`."""
+    seen_at: Mapped[datetime]

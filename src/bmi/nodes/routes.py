@@ -1,31 +1,26 @@
 """HTTP of nodes."""
 
 from fastapi import APIRouter, Response
-from sqlalchemy import or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy import select
 
-from bmi.access.policy import Action, Caller, authorize
+from bmi.access.policy import Action, authorize
 from bmi.access.rules import asks
 from bmi.access.service import find_owned, select_visible
 from bmi.api import nodes as wire
 from bmi.api.common import Page
+from bmi.api.inventory import NodeBatch, NodeChange, NodesTaken
 from bmi.api.operations import Event as WireEvent
 from bmi.api.operations import Operation as WireOperation
-from bmi.boot import service as boot
-from bmi.boot.models import Boot
-from bmi.consoles import service as consoles
 from bmi.db import page
 from bmi.drivers.power import PowerState
 from bmi.events import Event
 from bmi.http import InProject, Pages, TheService, Who
-from bmi.networks.attachments import number_of, on_node
-from bmi.nodes import leases
+from bmi.nodes import inventory, leases
 from bmi.nodes import service as nodes
 from bmi.nodes.models import Node
-from bmi.parts import Parts
+from bmi.nodes.views import view_node
 from bmi.provisioning import allocation, attach, cleaning, deprovision, power, provision
 from bmi.provisioning.accept import accept
-from bmi.provisioning.models import Operation
 from bmi.provisioning.routes import view_event
 
 router = APIRouter(tags=["nodes"])
@@ -35,10 +30,18 @@ router = APIRouter(tags=["nodes"])
 def register_node(service: TheService, who: Who, body: wire.NodeCreate) -> wire.Node:
     """Take a node into the inventory."""
     authorize(who, Action.NODE_WRITE, None, thing="the inventory")
+    outside = inventory.look_at_switches(service.parts, (nic.switch for nic in body.nics))
     with service.parts.db.write() as session:
-        node = nodes.register(session, service.parts, body)
+        node = inventory.register(session, service.parts, body, outside)
         session.refresh(node)
-        return _node(session, service.parts, who, node)
+        return view_node(session, service.parts, who, node)
+
+
+@router.post("/nodes/batch", dependencies=[asks(Action.NODE_WRITE)])
+def register_nodes(service: TheService, who: Who, body: NodeBatch) -> NodesTaken:
+    """Take many nodes into the inventory at once: all of them or none, unless asked otherwise."""
+    authorize(who, Action.NODE_WRITE, None, thing="the inventory")
+    return inventory.take_in(service.parts, body)
 
 
 @router.get("/nodes", dependencies=[asks(Action.NODE_READ)])
@@ -55,7 +58,7 @@ def list_nodes(
         if state is not None:
             query = query.where(Node.state == state)
         rows, following = page(session, query, Node, limit=paging.limit, cursor=paging.cursor)
-        return Page(items=[_node(session, service.parts, who, row) for row in rows], next=following)
+        return Page(items=[view_node(session, service.parts, who, row) for row in rows], next=following)
 
 
 @router.get("/nodes/{node}", dependencies=[asks(Action.NODE_READ)])
@@ -65,7 +68,20 @@ def show_node(service: TheService, who: Who, node: str) -> wire.Node:
         row = find_owned(session, who, Node, node, Action.NODE_READ, project=None)
     lease = leases.lease_of(service.parts.leases, row)  # asked outside of any transaction
     with service.parts.db.read() as session:
-        return _node(session, service.parts, who, session.get_one(Node, row.id), lease)
+        return view_node(session, service.parts, who, session.get_one(Node, row.id), lease)
+
+
+@router.patch("/nodes/{node}", dependencies=[asks(Action.NODE_WRITE)])
+def update_node(service: TheService, who: Who, node: str, body: NodeChange) -> wire.Node:
+    """Change a node's name, how its management controller is reached, or its network cards."""
+    with service.parts.db.read() as session:  # who may not is not to have switches asked
+        find_owned(session, who, Node, node, Action.NODE_WRITE, project=None)
+    outside = inventory.look_at_switches(service.parts, (nic.switch for nic in body.nics or ()))
+    with service.parts.db.write() as session:
+        row = find_owned(session, who, Node, node, Action.NODE_WRITE, project=None)
+        changed = inventory.change(session, service.parts, row, body, outside)
+        session.refresh(changed)
+        return view_node(session, service.parts, who, changed)
 
 
 @router.delete("/nodes/{node}", status_code=204, dependencies=[asks(Action.NODE_WRITE)])
@@ -104,7 +120,7 @@ def allocate_node(service: TheService, who: Who, node: str, body: wire.Allocate)
     """Let a free node belong to a project, without booting it; one that boots for the project stays with it."""
     with service.parts.db.write() as session:
         row = allocation.allocate(session, who, node, body.project)
-        return _node(session, service.parts, who, row)
+        return view_node(session, service.parts, who, row)
 
 
 @router.post("/nodes/{node}/release", status_code=202, dependencies=[asks(Action.NODE_USE)])
@@ -190,55 +206,3 @@ def list_node_events(service: TheService, who: Who, node: str, paging: Pages) ->
             query = query.where(Event.project_id.in_(who.roles))
         rows, following = page(session, query, Event, limit=paging.limit, cursor=paging.cursor)
         return Page(items=[view_event(event) for event in rows], next=following)
-
-
-def _node(
-    session: Session, parts: Parts, who: Caller, row: Node, lease: wire.Lease | None = None
-) -> wire.Node:
-    if lease is None and row.lease_ended_at is not None:
-        lease = wire.Lease.ENDED
-    record = session.scalar(select(Boot).where(Boot.node_id == row.id))
-    running = session.scalar(
-        select(Operation.id).where(
-            or_(Operation.node_id == row.id, Operation.second_node_id == row.id), Operation.ended_at.is_(None)
-        )
-    )
-    return wire.Node(
-        id=row.id,
-        name=row.name,
-        state=row.state,
-        project=row.project.name if row.project else None,
-        allocated=row.allocated,
-        bmc=wire.Bmc(driver=row.bmc_driver, address=row.bmc_address, username=row.bmc_username)
-        if who.admin
-        else None,
-        nics=[wire.Nic(mac=nic.mac, switch=nic.switch, port=nic.port) for nic in row.nics],
-        disk=record.disk.name if record else None,
-        image=record.disk.image.name if record and record.disk.image else None,
-        network=record.attachment.network.name if record else None,
-        address=record.attachment.ip if record else None,
-        attachments=[
-            wire.Attachment(
-                network=there.network.name,
-                network_project=there.network.project.name,
-                nic=number_of(row, there.nic_id),
-                mac=there.nic.mac,
-                tagged=there.tagged,
-                vlan=there.network.vlan,
-                address=there.ip,
-                boot=there.id == record.attachment_id,
-                ready=record.attached if there.id == record.attachment_id else there.state == "ready",
-            )
-            for there in on_node(session, row.id)
-        ]
-        if record
-        else [],
-        portal=f"{boot.gateway_address(record)}:{boot.iscsi_port(parts, record)}" if record else None,
-        gateway=record.gateway.name if record else None,
-        ssh_host_keys=record.ssh_host_keys if record else [],
-        operation=running,
-        problem=leases.problem(row, lease) or row.problem,
-        lease=lease,
-        console=consoles.is_recorded(session, who, row),
-        created_at=row.created_at,
-    )

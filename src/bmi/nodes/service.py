@@ -1,62 +1,15 @@
-"""Use cases of nodes: registering them, and reaching their management controllers."""
+"""Use cases of single nodes: removing them, and reaching their management controllers."""
 
 from uuid import UUID
 
-from sqlalchemy import exists, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
-from bmi.api.nodes import NodeCreate, NodeState
-from bmi.audit import trail
+from bmi.api.nodes import NodeState
 from bmi.drivers.power import SAID, Bmc, Power, PowerState
-from bmi.errors import AlreadyExists, SettingsInvalid, WrongState
-from bmi.networks.service import switch_of
-from bmi.nodes.models import Nic, Node
+from bmi.errors import SettingsInvalid, WrongState
+from bmi.nodes.models import Node, NodeHardware
 from bmi.parts import Parts
-
-
-def register(session: Session, parts: Parts, request: NodeCreate) -> Node:
-    """Take a node into the inventory.
-
-    Raises:
-        SettingsInvalid: Its power driver or switch is not in the settings.
-        SwitchPortUnknown: Its switch has no such port.
-        AlreadyExists: Its name, a MAC or a switch port belongs to a node already.
-    """
-    power_of(parts, request.bmc.driver)
-    for nic in request.nics:
-        switch_of(parts, nic.switch).port(nic.port)
-    return add(session, parts, request)
-
-
-def add(session: Session, parts: Parts, request: NodeCreate) -> Node:
-    """Write a node down whose power driver and ports are known to be there.
-
-    Raises:
-        AlreadyExists: Its name, a MAC or a switch port belongs to a node already.
-    """
-    node = Node(
-        name=request.name,
-        bmc_driver=request.bmc.driver,
-        bmc_address=request.bmc.address,
-        bmc_username=request.bmc.username,
-        bmc_password=parts.vault.seal(request.bmc.password.get_secret_value()),
-        bmc_options=dict(request.bmc.options),
-        nics=[
-            Nic(position=position, mac=nic.mac, switch=nic.switch, port=nic.port)
-            for position, nic in enumerate(request.nics)
-        ],
-    )
-    trail.makes(f"node {node.name}")
-    _refuse_taken(session, node)
-    session.add(node)
-    try:
-        session.flush()
-    except IntegrityError as error:
-        raise AlreadyExists(
-            f"node {node.name} names a MAC or a switch port twice", next_step="correct its network cards"
-        ) from error
-    return node
 
 
 def remove(session: Session, node: Node) -> None:
@@ -70,6 +23,7 @@ def remove(session: Session, node: Node) -> None:
         raise WrongState(
             f"node {node.name} is {node.state}", next_step=f"give it back first: bmi node {way} {node.name}"
         )
+    session.execute(delete(NodeHardware).where(NodeHardware.node_id == node.id))
     session.delete(node)
 
 
@@ -118,17 +72,3 @@ def say_power(session: Session, parts: Parts, node: Node, state: PowerState) -> 
             next_step=f"have it switched: bmi node power {node.name} {state}",
         )
     node.bmc_options = {**node.bmc_options, SAID: state.value}
-
-
-def _refuse_taken(session: Session, node: Node) -> None:
-    if session.scalar(select(exists().where(Node.name == node.name))):
-        raise AlreadyExists(f"node {node.name} exists already", next_step="choose another name")
-    for nic in node.nics:
-        other = session.scalar(
-            select(Nic).where((Nic.mac == nic.mac) | ((Nic.switch == nic.switch) & (Nic.port == nic.port)))
-        )
-        if other:
-            raise AlreadyExists(
-                f"MAC {nic.mac} or port {nic.port} of switch {nic.switch} belongs to node {other.node.name}",
-                next_step=f"correct it, or delete node {other.node.name} first",
-            )

@@ -12,6 +12,7 @@ import threading
 from sqlalchemy import select
 
 from bmi.access.sessions import sweep_sessions
+from bmi.discovery.service import sweep as sweep_discovered
 from bmi.gateways.orders import sweep
 from bmi.gateways.presence import converge_gateway, logged
 from bmi.networks.service import apply_port
@@ -79,6 +80,7 @@ class Convergence:
             logged("nodes to be cleaned", clean_what_waits, self._parts)
             logged("the trash", empty_trash, self._parts)
             logged("the spool", sweep_spool, self._parts)
+            logged("machines that were discovered", sweep_discovered, self._parts)
             logged("sessions", sweep_sessions, self._parts.db, self._parts.settings.access)
 
     def _converge_gateway(self) -> None:

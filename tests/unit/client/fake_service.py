@@ -268,7 +268,7 @@ def node(name: str = "n1", state: str = "available", **more: Any) -> dict[str, A
         "state": state,
         "project": None,
         "allocated": False,
-        "bmc": {"driver": "redfish", "address": "https://10.0.0.11", "username": "admin"},
+        "bmc": {"driver": "redfish", "address": "https://10.0.0.11", "username": "admin", "options": {}},
         "nics": [{"mac": "52:54:00:00:00:01", "switch": "tor1", "port": "7"}],
         "disk": None,
         "image": None,
@@ -282,6 +282,7 @@ def node(name: str = "n1", state: str = "available", **more: Any) -> dict[str, A
         "problem": None,
         "lease": None,
         "console": False,
+        "hardware": None,
         "created_at": "2026-01-02T10:00:00Z",
         **more,
     }

@@ -19,11 +19,13 @@ from sqlalchemy import select
 from bmi.access.models import Project
 from bmi.access.policy import Caller
 from bmi.api.doctor import Family, Repaired, Report
+from bmi.api.hardware import Card, Neighbour
 from bmi.api.nodes import NodeState
 from bmi.boot import service as boot
 from bmi.boot.dnsmasq import Lease
 from bmi.boot.models import Boot
 from bmi.db import Db, now
+from bmi.discovery.models import Discovered
 from bmi.doctor import environment, networks, operations, power
 from bmi.doctor import examine as examining
 from bmi.doctor.codes import TABLE, Code
@@ -48,6 +50,7 @@ from bmi.parts import Parts
 from bmi.provisioning.cleaning import clean_what_waits
 from bmi.provisioning.models import Operation, Worker
 from bmi.settings import Cleaning, InventorySettings
+from tests.security.walk import HARDWARE
 
 ADMIN = Caller("admin", admin=True)
 N1, N2 = Bmc("bmc-n1", "u", "secret"), Bmc("bmc-n2", "u", "secret")
@@ -343,6 +346,19 @@ def lose_a_port(world: World) -> Iterator[None]:
     fewer = [state for state in switch.ports() if state.port != "port2"]
     world.patch.setattr(switch, "ports", lambda: fewer)
     yield
+
+
+@plant(Code.CABLE_DIFFERS, "n2")
+def plug_a_node_in_elsewhere(world: World) -> Iterator[None]:
+    heard = Neighbour(switch="sw1", chassis="c", port="port9", description="")
+    card = Card(name="eth0", mac="52:54:00:00:00:02", driver="", link=True, speed=None, neighbours=[heard])
+    told = HARDWARE | {"serial": "", "cards": [card.model_dump(mode="json")]}
+    with world.parts.db.write() as session:
+        machine = Discovered(mac=card.mac, address="10.64.0.9", facts=told, seen_at=now())
+        session.add(machine)
+    yield
+    with world.parts.db.write() as session:
+        session.delete(session.get_one(Discovered, machine.id))
 
 
 @plant(Code.PORT_WITHOUT_LINK, "cable")

@@ -5,7 +5,7 @@ import os
 import re
 import shlex
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bmi.helper.new_ids import stand_in
@@ -119,23 +119,63 @@ def write_overlay(recipe: Recipe, overlay: Path) -> None:
 def _bootstrap(
     recipe: Recipe, overlay: Path, packed: Path, work: Path, progress: Progress, helper: Path | None
 ) -> None:
-    # What a killed mmdebstrap leaves goes with the work folder.
-    temporary = work / "tmp"
-    temporary.mkdir(mode=0o755)
     customize = shlex.join(["sh", str(FILES / "customize"), recipe.kernel])
     # fmt: off
     words: list[str | Path] = [
-        *_contained(), "mmdebstrap", "--variant=minbase", f"--mode={'root' if _is_root() else 'unshare'}",
-        "--format=tar", "--architectures=amd64", "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr",
+        "--variant=minbase", "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr",
         f"--include={','.join(_packages(recipe))}",
-        '--aptopt=APT::Install-Recommends "false"',
-        *(f"--aptopt={option}" for option in _host_apt_options()),
         *(f"--dpkgopt={option}" for option in _NOT_UNPACKED),
         f"--essential-hook=tar-in {shlex.quote(str(overlay))} /",
         f'--customize-hook={customize} "$1"',
-        recipe.suite, packed, *_sources(recipe),
     ]
     # fmt: on
+    _mmdebstrap(recipe, words, packed, work, progress, helper)
+
+
+def unpack_packages(
+    recipe: Recipe,
+    packages: Sequence[str],
+    packed: Path,
+    work: Path,
+    progress: Progress,
+    helper: Path | None = None,
+) -> None:
+    """Fetch packages, and those that they depend on, and unpack them into an archive; nothing of them is run.
+
+    Args:
+        recipe: Release and mirror.
+        packages: Their names.
+        packed: The archive to make.
+        work: Folder to work in.
+        progress: Told what is going on, and the fraction of the work that is done.
+        helper: Socket of the helper, for a process that is not root and can gain no rights.
+
+    Raises:
+        CommandFailed: A tool is not installed, or a package cannot be had.
+        CommandTimedOut: The packages did not come in time.
+    """
+    words = ["--variant=extract", f"--include={','.join(packages)}"]
+    _mmdebstrap(recipe, words, packed, work, progress, helper)
+
+
+def _mmdebstrap(
+    recipe: Recipe,
+    how: Sequence[str | Path],
+    packed: Path,
+    work: Path,
+    progress: Progress,
+    helper: Path | None,
+) -> None:
+    # What a killed mmdebstrap leaves goes with the work folder.
+    temporary = work / "tmp"
+    temporary.mkdir(mode=0o755)
+    words: list[str | Path] = [
+        *_contained(), "mmdebstrap", f"--mode={'root' if _is_root() else 'unshare'}",
+        "--format=tar", "--architectures=amd64", *how,
+        '--aptopt=APT::Install-Recommends "false"',
+        *(f"--aptopt={option}" for option in _host_apt_options()),
+        recipe.suite, packed, *_sources(recipe),
+    ]  # fmt: skip
 
     def tell(line: str) -> None:
         for said, meaning, fraction in _STAGES:
