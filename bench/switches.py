@@ -35,7 +35,7 @@ class _Large(NxosBox):
 
 
 def main() -> int:
-    """Measure both ways on the same switches, and print what they took."""
+    """Measure each way on the same switches, and print what they took."""
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         racks = [stack.enter_context(listening(_Large())) for _ in range(_SWITCHES)]
         for rack in racks:
@@ -45,7 +45,9 @@ def main() -> int:
         ]
         places = [(number, port) for port in _Large.ports for number in range(_SWITCHES)]
         together = _measured("by the driver, all at once", racks, lambda: _together(options, places))
-        alone = _measured("one by one, a session each", racks, lambda: _alone(options, places))
+        beside = _measured("one by one on each switch, a session each", racks, lambda: _beside(options))
+        alone = _measured("one by one, a session each", racks, lambda: _alone(options, places, 103))
+    emit("one by one on each switch to all at once", beside / together, "ratio")
     emit("one by one to all at once", alone / together, "ratio")
     return 0
 
@@ -58,11 +60,18 @@ def _together(options: Sequence[dict[str, Any]], places: Sequence[Place]) -> Non
             list(pool.map(lambda place: switches[place[0]].configure(place[1], PortVlans(101)), places))
 
 
-def _alone(options: Sequence[dict[str, Any]], places: Sequence[Place]) -> None:
+def _beside(options: Sequence[dict[str, Any]]) -> None:
+    """Change one port of a switch after the other, and log in anew for each; the switches side by side."""
+    with ThreadPoolExecutor(len(options)) as pool:
+        own = [[(number, port) for port in _Large.ports] for number in range(len(options))]
+        list(pool.map(lambda places: _alone(options, places, 102), own))
+
+
+def _alone(options: Sequence[dict[str, Any]], places: Sequence[Place], vlan: int) -> None:
     """Change one port after the other, and log in anew for each."""
     for number, port in places:
         with closing(load("switch", "netmiko", options[number], _SITE)) as switch:
-            switch.configure(port, PortVlans(102))
+            switch.configure(port, PortVlans(vlan))
 
 
 def _measured(what: str, racks: Sequence[Rack], change: Callable[[], None]) -> float:
