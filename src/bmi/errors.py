@@ -268,18 +268,18 @@ class SwitchUnreachable(SwitchError):
     patience = OUTAGE
 
 
-class SwitchRefused(SwitchError):
-    """The switch, or the service that configures it, refuses what was asked."""
-
-    code = "switch-refused"
-    transient = False
-
-
 class SwitchPortUnknown(SwitchError):
     """The switch has no port of that name."""
 
     code = "switch-port-unknown"
     status = 400
+    transient = False
+
+
+class SwitchRefused(SwitchError):
+    """The switch does not let BMI in, is not the one it should be, or cannot do such a thing at all."""
+
+    code = "switch-refused"
     transient = False
 
 
