@@ -79,11 +79,12 @@ def real_bench(folder: Path) -> Iterator[HilBench]:
 
 
 @contextmanager
-def double_bench(folder: Path, **how: Any) -> Iterator[HilBench]:
+def double_bench(folder: Path, tls: tuple[Path, Path] | None = None, **how: Any) -> Iterator[HilBench]:
     """Give a double: node n1 of project red with two cards, node theirs of project blue, networks lan and san.
 
     Args:
         folder: For the password.
+        tls: Files of a certificate and of its key, with which HIL speaks TLS.
         how: What the `World` takes.
     """
     world = World(**how)
@@ -103,7 +104,7 @@ def double_bench(folder: Path, **how: Any) -> Iterator[HilBench]:
         "public": Network(104, None),
     }
     more = {"prefix": ""} if world.version == "0.2" else {}
-    with serving(world) as double:
+    with serving(world, tls) as double:
         yield HilBench(
             double.url, "bmi", "a word", "red", "n1", "nic1", ("lan", "san"), "theirs", folder, double, more
         )

@@ -4,12 +4,14 @@ import base64
 import contextlib
 import json
 import re
+import ssl
 import threading
 import uuid
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -282,28 +284,41 @@ def no_access() -> Refusal:
 
 
 @contextmanager
-def _serving(kind: type[Handler], double: Double, port: int = 0) -> Iterator[str]:
+def _serving(
+    kind: type[Handler], double: Double, port: int = 0, tls: tuple[Path, Path] | None = None
+) -> Iterator[str]:
     log = double.seen if kind is HilHandler else double.obmd_seen
     handler = type(kind.__name__, (kind,), {"double": double, "log": log})
     with ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
         server.daemon_threads = True
+        if tls is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*tls)
+            server.socket = context.wrap_socket(
+                server.socket, server_side=True, do_handshake_on_connect=False
+            )
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}"
+            yield f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}"
         finally:
             server.shutdown()
             thread.join()
 
 
 @contextmanager
-def serving(world: World) -> Iterator[Double]:
-    """Give a HIL, and an OBMd at another port."""
+def serving(world: World, tls: tuple[Path, Path] | None = None) -> Iterator[Double]:
+    """Give a HIL, and an OBMd at another port.
+
+    Args:
+        world: What there is.
+        tls: Files of a certificate and of its key, with which HIL speaks TLS.
+    """
     double = Double(world)
     double._obmd = _serving(ObmdHandler, double)
     double.obmd_url = double._obmd.__enter__()
     try:
-        with _serving(HilHandler, double) as double.url:
+        with _serving(HilHandler, double, tls=tls) as double.url:
             yield double
     finally:
         double._obmd.__exit__(None, None, None)

@@ -25,6 +25,7 @@ from bmi.errors import (
     BmcUnreachable,
     InventoryRefused,
     InventoryUnavailable,
+    SettingsInvalid,
     SwitchError,
     SwitchPortUnknown,
     SwitchRefused,
@@ -32,6 +33,7 @@ from bmi.errors import (
 )
 from bmi.wait import wait_until
 from tests.hil.bench import HilBench, double_bench, real, real_bench
+from tests.integration.test_api_tls import Files
 
 LAN, SAN = PortVlans(101), PortVlans(102)
 
@@ -134,6 +136,19 @@ def test_a_page_of_html_is_a_failure_that_may_pass(bench: HilBench) -> None:
             cast("Any", ask)()
         assert failed.value.transient
         assert "<h1>" not in failed.value.message
+
+
+def test_a_certificate_must_be_one_that_can_be_trusted(tmp_path: Path) -> None:
+    files = Files(tmp_path)
+    files.make()
+    with double_bench(tmp_path, (files.certificate, files.key)) as bench:
+        with pytest.raises(InventoryRefused, match="cannot be trusted") as refused:
+            inventory_of(bench).nodes("red")
+        assert "ca_file" in refused.value.next_step
+        assert inventory_of(bench, ca_file=str(files.certificate)).nodes("red") == {"n1"}
+        assert inventory_of(bench, verify_tls=False).nodes("red") == {"n1"}
+    with pytest.raises(SettingsInvalid, match="ca_file"):
+        inventory_of(bench, ca_file=str(tmp_path / "none.pem"))
 
 
 def test_an_answer_of_another_form_is_refused(bench: HilBench) -> None:
@@ -526,7 +541,8 @@ def test_a_token_is_never_shown(bench: HilBench, caplog: pytest.LogCaptureFixtur
 
 
 @pytest.mark.parametrize(
-    "where", ["ftp://127.0.0.1", "http://user:secret@127.0.0.1", "http://127.0.0.1/admin/reset?token=x#"]
+    "where",
+    ["ftp://127.0.0.1", "http://user:secret@127.0.0.1", "http://127.0.0.1/admin/reset?token=x#", "http://["],
 )
 def test_a_redirect_to_something_else_is_not_followed(bench: HilBench, where: str) -> None:
     bench.world.nodes["n1"].obm, bench.world.nodes["n1"].obmd = True, where

@@ -53,14 +53,15 @@ class HilSaysNo(Exception):
     """HIL refuses, or answers something that it should not.
 
     Args:
-        status: HTTP status of its answer.
+        status: HTTP status of its answer; 0 if it was not asked, for it cannot be trusted.
         kind: The class of its error, empty if it is a page of HTML.
         msg: Its words.
         caller: Who was refused.
     """
 
     def __init__(self, status: int, kind: str, msg: str, *, caller: str = "") -> None:
-        super().__init__(f"{kind or f'HTTP {status}'}: {msg}" if msg else kind or f"HTTP {status}")
+        head = kind or (f"HTTP {status}" if status else "")
+        super().__init__(": ".join(filter(None, (head, msg))))
         self.status = status
         self.kind = kind
         self.msg = msg
@@ -167,17 +168,11 @@ class Hil:
 
         HIL's user and password stay with HIL: what it leads to gets the token that is in the redirect.
         """
-        answer = self._call(method, ["node", node, verb], body=body, login=login)
+        answer = self._call(method, ["node", node, verb], body=body, login=login, leads_on=True)
         if answer.status != 307:
             return answer.content
-        parts = urlsplit(answer.location)
-        token = parse_qs(parts.query).get("token", [""])[0]
-        last = parts.path.rpartition("/")[2]
-        if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
-            raise HilSaysNo(307, "", "it leads to something that is no plain URL")
-        if last != verb or not token:
-            raise HilSaysNo(307, "", f"it leads to something else than {verb} of a node")
-        return self._obmd(method, answer.location, body, f"OBMd at {parts.netloc}")
+        where = _checked(answer.location, verb)
+        return self._obmd(method, answer.location, body, f"OBMd at {where}")
 
     def power_status(self, node: str, *, login: Login | None = None) -> str:
         """Return `on` or `off`."""
@@ -207,11 +202,12 @@ class Hil:
         *,
         body: Mapping[str, Any] | None = None,
         login: Login | None = None,
+        leads_on: bool = False,
     ) -> "_Answer":
         if login is None and self._options.username:
             login = Login(self._options.username, password(self._options))
         url = "/".join([self._base, *(quote(part, safe="") for part in path)])
-        return self._exchange(method, url, body, login, "it", leads_on=True)
+        return self._exchange(method, url, body, login, "it", leads_on=leads_on)
 
     def _exchange(
         self,
@@ -261,6 +257,21 @@ class _Answer:
     status: int
     content: bytes
     location: str = field(repr=False)
+
+
+def _checked(location: str, verb: str) -> str:
+    """Return the host, and the port, that a redirect leads to; refuse one that leads not to a node's OBMd."""
+    try:
+        parts = urlsplit(location)
+        plain = parts.scheme in ("http", "https") and parts.hostname and "@" not in parts.netloc
+        token = parse_qs(parts.query).get("token")
+    except ValueError:
+        plain, token, parts = False, None, urlsplit("")
+    if not plain:
+        raise HilSaysNo(307, "", "it leads to something that is no plain URL")
+    if parts.path.rpartition("/")[2] != verb or not token:
+        raise HilSaysNo(307, "", f"it leads to something else than {verb} of a node")
+    return shown(parts.netloc)
 
 
 def _parsed(kind: TypeAdapter[T], content: bytes) -> T:

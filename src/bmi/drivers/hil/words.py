@@ -36,6 +36,8 @@ def in_our_words(
 def _reason(error: HilSaysNo) -> str:
     if error.wrong_user or error.no_access:
         return f"refuses user {error.caller!r} ({error})"
+    if error.status == 0:
+        return str(error)
     return f"answers {error}"
 
 

@@ -110,6 +110,7 @@ class HilSwitch:
                 self._pause(end, f"an action of somebody else on card {nic} of node {node} to end")
             except _NativeLast:
                 native_last = True
+                self._pause(end, f"the tagged networks to leave card {nic} of node {node}")
 
     def _nothing_pending(self, node: str, nic: str, wanted: Mapping[str, str], end: float) -> bool:
         """Say whether the card stays as it is wanted and is: no action is under way, say of a killed process.
