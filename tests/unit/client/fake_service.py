@@ -267,6 +267,7 @@ def node(name: str = "n1", state: str = "available", **more: Any) -> dict[str, A
         "ssh_host_keys": [],
         "operation": None,
         "problem": None,
+        "console": False,
         "created_at": "2026-01-02T10:00:00Z",
         **more,
     }
