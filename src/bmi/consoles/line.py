@@ -26,6 +26,7 @@ BACKLOG = 256 * 1024
 _LISTEN = (
     0.25  # seconds of one wait for what the node says; so soon a session ends that nobody wants any more
 )
+_LEAVE = 3.0  # seconds
 _CALM = 10.0  # seconds after which a session was a good one, so that the next try comes soon
 
 Opening = Callable[[], AbstractContextManager[Console]]
@@ -94,8 +95,8 @@ class Line:
         self._typed.put(None)
 
     def join(self) -> None:
-        """Wait until the session is given back."""
-        self._listener.join()
+        """Wait until the session is given back, a moment at the most: it also goes with the process."""
+        self._listener.join(_LEAVE)
 
     def _repeat(self) -> None:
         pause = FIRST_PAUSE

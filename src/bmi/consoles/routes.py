@@ -48,7 +48,7 @@ def show_console(service: TheService, who: Who, node: str) -> wire.Console:
         why = "consoles are not recorded here" if not service.parts.settings.console.enabled else None
         return wire.Console(
             open=bool(held and held.open),
-            problem=why or (held.problem if held else None),
+            problem=why or consoles.problem_of(held, who),
             recordings=[_recording(each) for each in consoles.recordings(session, who, row)],
         )
 
@@ -100,7 +100,7 @@ def type_on_console(service: TheService, who: Who, node: str, body: wire.Input) 
         ) from error
     with service.parts.db.write() as session:
         row = find_owned(session, who, Node, node, Action.CONSOLE_WRITE, project=None)
-        consoles.type_in(session, service.parts, row, data)
+        consoles.type_in(session, service.parts, who, row, data)
     if not _lines.is_first(who.name, row.id):
         trail.goes_on()
 

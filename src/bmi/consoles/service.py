@@ -160,7 +160,14 @@ def last_words(session: Session, node: UUID, most: int) -> str:
     return " ".join(text.split())[-most:]
 
 
-def type_in(session: Session, parts: Parts, node: Node, data: bytes) -> None:
+def problem_of(held: ConsoleSession | None, caller: Caller) -> str | None:
+    """Say why a console is not open; how its controller is reached is for admins."""
+    if held is None or held.problem is None:
+        return None
+    return held.problem if caller.admin else "its controller gives no console now; an admin sees why"
+
+
+def type_in(session: Session, parts: Parts, caller: Caller, node: Node, data: bytes) -> None:
     """Have something typed on a node's console, by the worker that holds its session.
 
     Raises:
@@ -175,7 +182,7 @@ def type_in(session: Session, parts: Parts, node: Node, data: bytes) -> None:
     held = session.scalar(select(ConsoleSession).where(ConsoleSession.node_id == node.id))
     waiting = session.scalar(select(func.count()).select_from(Typed).where(Typed.node_id == node.id)) or 0
     if held is None or not held.open or waiting >= _WAITING_MOST:
-        why = (held.problem if held else None) or "nobody holds its session"
+        why = problem_of(held, caller) or "nobody holds its session"
         raise ConsoleUnavailable(
             f"the console of node {node.name} is not open: {why}", next_step="try again when it is"
         )

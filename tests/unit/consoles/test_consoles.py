@@ -13,6 +13,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import func, select
 
 from bmi.access.models import Project
+from bmi.access.policy import Caller
 from bmi.audit.models import Audit
 from bmi.consoles import line, recorder, routes, service
 from bmi.consoles.line import Line
@@ -194,6 +195,10 @@ def test_a_controller_without_console_disturbs_nothing_and_says_why(
     refused = type_in(house.api, b"x")
     assert refused.status_code == 409
     assert "has no console" in refused.json()["detail"]
+    tenant = house.caller("member", "red")
+    for said in (tenant.get("/v1/nodes/n1/console").text, type_in(tenant, b"x").text):
+        assert "an admin sees why" in said
+        assert "bmc-n1" not in said
     assert house.api.get("/v1/nodes/n1").json()["console"] is False
 
 
@@ -308,7 +313,7 @@ def test_what_waits_to_be_typed_is_sealed_and_dies_soon(house: House, parts: Par
     house.open()
     with parts.db.write() as session:
         node = session.get_one(Node, house.id)
-        service.type_in(session, parts, node, b"a password")
+        service.type_in(session, parts, Caller("x", admin=True), node, b"a password")
         row = session.scalars(select(Typed)).one()
         assert "a password" not in row.content
         assert base64.b64encode(b"a password").decode() not in row.content
