@@ -345,7 +345,7 @@ def lose_a_port(world: World) -> Iterator[None]:
     yield
 
 
-@plant(Code.PORT_WITHOUT_LINK, "cable")
+@plant(Code.PORT_WITHOUT_LINK, "cable", "switch")
 def unplug_a_cable(world: World) -> Iterator[None]:
     switch: Any = world.parts.switches["sw1"]
     switch.plug("port1", None)
@@ -353,7 +353,7 @@ def unplug_a_cable(world: World) -> Iterator[None]:
     switch.plug("port1", world.boot.attachment.nic.mac)
 
 
-@plant(Code.CARD_ELSEWHERE, "cable")
+@plant(Code.CARD_ELSEWHERE, "cable", "switch")
 def plug_a_cable_in_elsewhere(world: World) -> Iterator[None]:
     switch: Any = world.parts.switches["sw1"]
     switch.plug("port40", world.boot.attachment.nic.mac)
