@@ -356,6 +356,7 @@ def unplug_a_cable(world: World) -> Iterator[None]:
 @plant(Code.CARD_ELSEWHERE, "cable", "switch")
 def plug_a_cable_in_elsewhere(world: World) -> Iterator[None]:
     switch: Any = world.parts.switches["sw1"]
+    switch.plug("port1", None)
     switch.plug("port40", world.boot.attachment.nic.mac)
     yield
     switch.plug("port40", None)
