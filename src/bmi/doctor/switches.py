@@ -88,7 +88,7 @@ def _cable(parts: Parts, sheet: Sheet, nic: Nic, state: PortState) -> None:
     heard = parts.switches[nic.switch].heard_at(nic.mac)
     if heard and nic.port not in heard:
         sheet.note(Code.CARD_ELSEWHERE, _thing(nic), f"{nic.mac} is heard at port {', '.join(heard)}")
-    if state.link is False and nic.node.state in _IN_USE and state.vlans != ISOLATED:
+    elif state.link is False and nic.node.state in _IN_USE and state.vlans != ISOLATED:
         sheet.note(Code.PORT_WITHOUT_LINK, _thing(nic), "has no link")
 
 

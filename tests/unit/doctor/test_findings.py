@@ -361,7 +361,7 @@ def plug_a_node_in_elsewhere(world: World) -> Iterator[None]:
         session.delete(session.get_one(Discovered, machine.id))
 
 
-@plant(Code.PORT_WITHOUT_LINK, "cable")
+@plant(Code.PORT_WITHOUT_LINK, "cable", "switch")
 def unplug_a_cable(world: World) -> Iterator[None]:
     switch: Any = world.parts.switches["sw1"]
     switch.plug("port1", None)
@@ -369,9 +369,10 @@ def unplug_a_cable(world: World) -> Iterator[None]:
     switch.plug("port1", world.boot.attachment.nic.mac)
 
 
-@plant(Code.CARD_ELSEWHERE, "cable")
+@plant(Code.CARD_ELSEWHERE, "cable", "switch")
 def plug_a_cable_in_elsewhere(world: World) -> Iterator[None]:
     switch: Any = world.parts.switches["sw1"]
+    switch.plug("port1", None)
     switch.plug("port40", world.boot.attachment.nic.mac)
     yield
     switch.plug("port40", None)
