@@ -348,10 +348,7 @@ def _to_give_back(house: House) -> list[tuple[str, str]]:
         networks = session.scalars(select(Network).where(Network.name != NETWORK)).all()
     booted = {disk.name for disk in disks} if nodes else set()
     return [
-        *(
-            ("POST", f"/nodes/{node.name}/{_WAYS_BACK.get(node.state, 'deprovision')}")
-            for node in nodes
-        ),
+        *(("POST", f"/nodes/{node.name}/{_WAYS_BACK.get(node.state, 'deprovision')}") for node in nodes),
         *(
             ("DELETE", f"/disks/{disk.id}?project={disk.project.name}")
             for disk in disks
