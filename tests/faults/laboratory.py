@@ -337,6 +337,9 @@ def _body(method: str, path: str) -> dict[str, Any] | None:
     return {} if method == "POST" else None
 
 
+_WAYS_BACK = {NodeState.FAILED: "reset", NodeState.ALLOCATED: "release"}
+
+
 def _to_give_back(house: House) -> list[tuple[str, str]]:
     with house.parts.db.read() as session:
         nodes = session.scalars(select(Node).where(Node.state != NodeState.AVAILABLE)).all()
@@ -345,10 +348,7 @@ def _to_give_back(house: House) -> list[tuple[str, str]]:
         networks = session.scalars(select(Network).where(Network.name != NETWORK)).all()
     booted = {disk.name for disk in disks} if nodes else set()
     return [
-        *(
-            ("POST", f"/nodes/{node.name}/{'reset' if node.state == 'failed' else 'deprovision'}")
-            for node in nodes
-        ),
+        *(("POST", f"/nodes/{node.name}/{_WAYS_BACK.get(node.state, 'deprovision')}") for node in nodes),
         *(
             ("DELETE", f"/disks/{disk.id}?project={disk.project.name}")
             for disk in disks
