@@ -130,9 +130,6 @@ class LioRig:
     def kill(self, driver: Any, portal: UUID) -> None:
         RTSRoot().clear_existing(confirm=True)  # all that the kernel's target has, as `targetctl clear` does
 
-    def hang(self, driver: Any, portal: UUID) -> None:
-        raise NotImplementedError("the kernel cannot be stopped")
-
     def gets_through(self, driver: Any, portal: Portal, source: IPv4Address) -> bool:
         return gets_through(portal, source)
 

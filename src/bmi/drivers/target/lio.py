@@ -248,8 +248,8 @@ def _check(export: Export) -> None:
             )
         if len(lun.backing.path.encode()) > lio_export.LONGEST_PATH:
             raise BadRequest(
-                f"LUN {lun.number} of {export.iqn}: the kernel takes {lio_export.LONGEST_PATH} bytes of a path, and "
-                f"{lun.backing.path} has more",
+                f"LUN {lun.number} of {export.iqn}: {lun.backing.path} has more than the "
+                f"{lio_export.LONGEST_PATH} bytes that the kernel takes",
                 next_step="put the storage's folder nearer to the root of the file system",
             )
 
