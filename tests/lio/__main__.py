@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.lio.machine import CHECKOUT, Answer, carry_out
 
-TESTS = ("tests/contract/test_target.py", "tests/lio/kernel.py")
+TESTS = ("tests/contract/test_target.py", "tests/lio/lio_kernel.py")
 _REPORT = "/scratch/tmp/report.xml"
 
 

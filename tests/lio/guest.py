@@ -17,7 +17,7 @@ import traceback
 import tty
 from pathlib import Path
 
-MODULES = ["configfs", "target_core_mod", "target_core_file", "iscsi_target_mod", "nf_tables"]
+MODULES = ["configfs", "target_core_mod", "target_core_file", "iscsi_target_mod", "nf_tables", "loop"]
 
 SCRATCH = Path("/scratch")
 

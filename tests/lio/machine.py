@@ -22,6 +22,7 @@ PACKAGES = (
     "python3",
     "kmod",
     "mount",
+    "e2fsprogs",
     "util-linux",
     "procps",
     "iproute2",

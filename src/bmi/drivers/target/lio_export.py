@@ -260,22 +260,25 @@ def _let_in(group: TPG, export: Export) -> None:
 def _listed(iqn: str) -> ListedExport:
     folder = tpg(iqn)
     acls = sorted((folder / "acls").iterdir())
+    mapped = sorted(acls[0].glob("lun_*")) if acls else []
     return ListedExport(
         iqn,
         enabled=_read(folder / "enable") == "1",
         initiators=tuple(acl.name for acl in acls),
         username=_read(acls[0] / "auth" / "userid") if acls else "",
         password=_read(acls[0] / "auth" / "password") if acls else "",
-        luns=dict(_listed_lun(mapped) for mapped in acls[0].glob("lun_*")) if acls else {},
+        luns={int(lun.name.rpartition("_")[2]): found for lun in mapped if (found := _listed_lun(lun))},
     )
 
 
-def _listed_lun(mapped: Path) -> tuple[int, ListedLun]:
-    """Return a LUN as an initiator sees it: number, and what stands behind it."""
-    storage = _led_to(_led_to(mapped))
-    info = (storage / "info").read_text()
-    file = _FILE.search(info)
-    return int(mapped.name.rpartition("_")[2]), ListedLun(
+def _listed_lun(mapped: Path) -> ListedLun | None:
+    """Return a LUN as an initiator sees it; None if it is half-made, and leads nowhere."""
+    unit = _led_to(mapped)
+    storage = unit and _led_to(unit)
+    if storage is None:
+        return None
+    file = _FILE.search((storage / "info").read_text())
+    return ListedLun(
         path=file[1] if file else "",
         size=int(file[2]) if file else 0,
         readonly=_read(mapped / "write_protect") == "1",
@@ -283,9 +286,9 @@ def _listed_lun(mapped: Path) -> tuple[int, ListedLun]:
     )
 
 
-def _led_to(folder: Path) -> Path:
-    """Return what the one link in a folder leads to: a LUN to its backstore, an initiator's LUN to the target's."""
-    return next(link for link in folder.iterdir() if link.is_symlink()).resolve()
+def _led_to(folder: Path) -> Path | None:
+    """Return what the one link in a folder leads to: an initiator's LUN to the target's, that to its backstore."""
+    return next((link.resolve() for link in folder.iterdir() if link.is_symlink()), None)
 
 
 def _read(file: Path) -> str:

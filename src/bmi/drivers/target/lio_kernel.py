@@ -114,16 +114,6 @@ def told(what: str) -> Iterator[None]:
         ) from error
 
 
-def cause(error: BaseException) -> int | None:
-    """Return the number of the kernel's error (errno) that an error comes from; rtslib hides it in a text."""
-    found: BaseException | None = error
-    while found is not None:
-        if isinstance(found, OSError):
-            return found.errno
-        found = found.__cause__ or found.__context__
-    return None
-
-
 @contextmanager
 def unless_gone() -> Iterator[None]:
     """Ignore that a thing of configfs went away while it was looked at."""

@@ -6,8 +6,9 @@ namespace, is shared instead of made. So an address that any other target of thi
 looked up in the namespace whether somebody listens there really.
 """
 
-import errno
 from collections.abc import Sequence
+from dataclasses import replace
+from ipaddress import IPv4Address
 from pathlib import Path
 from uuid import UUID
 
@@ -16,7 +17,7 @@ from rtslib_fb import TPG, FabricModule, NetworkPortal, RTSLibError, Target
 from bmi import netns
 from bmi.drivers.target import Portal
 from bmi.drivers.target.lio_export import close
-from bmi.drivers.target.lio_kernel import cause, told
+from bmi.drivers.target.lio_kernel import told
 from bmi.drivers.target.lio_names import ISCSI, anchor, tpg
 from bmi.drivers.target.ports import listens, port_taken, where
 from bmi.errors import PortTaken, TargetError
@@ -31,25 +32,25 @@ class LioPortal:
         self._rights = rights
 
     def exists(self) -> bool:
-        """Say whether it is there."""
-        return tpg(self._iqn).is_dir()
+        """Say whether it is there, or a part of it."""
+        return tpg(self._iqn).parent.is_dir()
 
     def is_open(self) -> bool:
         """Say whether it has an address."""
-        return self.exists() and any((tpg(self._iqn) / "np").iterdir())
+        return tpg(self._iqn).is_dir() and any((tpg(self._iqn) / "np").iterdir())
 
     def make(self, fabric: FabricModule) -> bool:
         """Make it, without an address; returns whether there was something to do."""
-        if self.exists():
+        if tpg(self._iqn).is_dir():
             return False
         with told("a portal"):
-            TPG(Target(fabric, self._iqn), 1).set_attribute("authentication", 1)
+            TPG(Target(fabric, self._iqn), 1)  # never enabled, so nobody can log in
         return True
 
     def remove(self, fabric: FabricModule) -> bool:
         """Remove it; returns whether it was there."""
         with told("the end of a portal"):
-            if not (ISCSI / self._iqn).is_dir():
+            if not self.exists():
                 return False
             Target(fabric, self._iqn, "lookup").delete()
         return True
@@ -102,8 +103,8 @@ class LioPortal:
             netns.call_inside(
                 portal.namespace, lambda: NetworkPortal(group, str(portal.address), portal.port, "create")
             )
-        except RTSLibError as error:
-            if cause(error) == errno.EADDRINUSE:
+        except RTSLibError as error:  # with whatever number: EINVAL for an address in use
+            if self._listens(portal) or self._listens(replace(portal, address=IPv4Address(0))):
                 raise port_taken(self._rights, portal) from error
             raise TargetError(
                 f"the kernel's target cannot listen on {where(portal)}: {error}",

@@ -1,1 +1,0 @@
-"""What initiators get from the kernel's own target. Runs inside the virtual machine of `make lio`."""
