@@ -1,7 +1,7 @@
 """A virtual machine whose kernel has an iSCSI target of its own, which the test machines' kernels have not.
 
-Its user space is made of this host's own Debian packages by supermin, its kernel is Debian's. It has no network;
-the checkout, with its Python packages, is on a disk of its own.
+Its user space is made of this host's own Debian packages by supermin, its kernel is Debian's. Its network card
+leads to a socket on this host. The checkout, with its Python packages, is on a disk of its own.
 """
 
 import json
@@ -60,46 +60,53 @@ class Answer:
     seconds: float
 
 
-def carry_out(folder: Path, command: Sequence[str], *, files: Sequence[str], deadline: float) -> Answer:
-    """Start a machine, run one command in it, in the checkout, and return what came of it.
+class Machine:
+    """A machine that is made once and carries out one order after the other, forgetting each."""
 
-    Args:
-        folder: Empty folder for the machine's disks, 2 GB.
-        command: What to run. What it prints is printed here.
-        files: Files to bring back; the machine may write below /scratch/tmp.
-        deadline: Seconds that the command gets.
-    """
-    appliance = _appliance(folder)
-    order = {"command": command, "files": files, "deadline": deadline, "checkout": str(CHECKOUT)}
-    disks = [appliance / "root", _checkout(folder, order), _empty(folder / "scratch.img", _SCRATCH)]
-    reply = folder / "reply.json"
-    words = [
-        "qemu-system-x86_64",
-        "-machine",
-        "q35",
-        "-accel",
-        "tcg,thread=multi",
-        "-cpu",
-        "max",
-        "-smp",
-        "2",
-    ]
-    words += ["-m", str(_MEMORY), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
-    words += ["-kernel", str(appliance / "kernel"), "-initrd", str(appliance / "initrd")]
-    words += ["-append", "console=ttyS0 loglevel=1 panic=-1 root=/dev/vda"]
-    for disk in disks:
-        words += ["-drive", f"file={disk},format=raw,if=virtio,snapshot=on"]
-    words += ["-serial", "stdio", "-serial", f"file:{reply}"]
-    began = time.monotonic()
-    try:
-        subprocess.run(words, stdin=subprocess.DEVNULL, timeout=deadline + _BOOT, check=False)
-    except subprocess.TimeoutExpired:
-        print(f"the machine did not end within {deadline + _BOOT:g} s", file=sys.stderr)
-    text = reply.read_text() if reply.exists() else ""
-    seconds = time.monotonic() - began
-    if not text.endswith("\n"):
-        return Answer(255, ["the machine ended without an answer"], {}, seconds)
-    return Answer(**json.loads(text), seconds=seconds)
+    def __init__(self, folder: Path) -> None:
+        """Make it, in an empty folder: 2 GB of disks."""
+        self.folder = folder
+        self.wire = folder / "wire"
+        """Socket of its network card, while it runs."""
+        self._appliance = _appliance(folder)
+        self._scratch = _empty(folder / "scratch.img", _SCRATCH)
+
+    def carry_out(self, command: Sequence[str], *, files: Sequence[str], deadline: float) -> Answer:
+        """Switch it on, run one command in it, in the checkout, and return what came of it.
+
+        Args:
+            command: What to run. What it prints is printed here.
+            files: Files to bring back; the machine may write below /scratch/tmp.
+            deadline: Seconds that the command gets.
+        """
+        order = {"command": command, "files": files, "deadline": deadline, "checkout": str(CHECKOUT)}
+        reply = self.folder / "reply.json"
+        reply.unlink(missing_ok=True)
+        self.wire.unlink(missing_ok=True)
+        disks = [self._appliance / "root", _checkout(self.folder, order), self._scratch]
+        began = time.monotonic()
+        try:
+            subprocess.run(
+                self._words(disks, reply), stdin=subprocess.DEVNULL, timeout=deadline + _BOOT, check=False
+            )
+        except subprocess.TimeoutExpired:
+            print(f"the machine did not end within {deadline + _BOOT:g} s", file=sys.stderr)
+        text = reply.read_text() if reply.exists() else ""
+        seconds = time.monotonic() - began
+        if not text.endswith("\n"):
+            return Answer(255, ["the machine ended without an answer"], {}, seconds)
+        return Answer(**json.loads(text), seconds=seconds)
+
+    def _words(self, disks: Sequence[Path], reply: Path) -> list[str]:
+        words = ["qemu-system-x86_64", "-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max"]
+        words += ["-smp", "2", "-m", str(_MEMORY), "-nodefaults", "-no-user-config", "-display", "none"]
+        words += ["-kernel", str(self._appliance / "kernel"), "-initrd", str(self._appliance / "initrd")]
+        words += ["-append", "console=ttyS0 quiet loglevel=1 panic=-1 root=/dev/vda", "-no-reboot"]
+        for disk in disks:
+            words += ["-drive", f"file={disk},format=raw,if=virtio,snapshot=on"]
+        words += ["-netdev", f"stream,id=wire,server=on,addr.type=unix,addr.path={self.wire}"]
+        words += ["-device", "virtio-net-pci,netdev=wire,romfile="]
+        return [*words, "-serial", "stdio", "-serial", f"file:{reply}"]
 
 
 def _appliance(folder: Path) -> Path:
