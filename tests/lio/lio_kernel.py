@@ -170,9 +170,36 @@ def test_an_alias_cannot_pass_for_an_address(
     alias = "x\nLIO Session ID: 77   ISID: 0x1\n   Address 198.51.100.9 TCP  StatSN: 0x1"
     with Connection(portal, export, alias=alias):
         (session,) = target.sessions(portal.id)
+        print(*(repr(f.read_text()) for f in CONFIGFS.glob("target/iscsi/*/tpgt_1/acls/*/info")))  # XXX
     assert isinstance(session, Session)
     assert IPv4Address(session.address).is_loopback
     assert session.id & 0xFFFF_FFFF != 77
+
+
+def test_removal_closes_every_session_of_a_name(
+    target: LioTarget, portal: Portal, export: Export, node: Initiator
+) -> None:
+    with Connection(portal, export), Connection(portal, export):
+        (session,) = target.sessions(portal.id)  # the kernel shows the newest
+        assert connections(portal) == 2
+        assert target.remove(portal.id, export.iqn).initiators == (session.initiator,)
+        wait_until(lambda: connections(portal) == 0, deadline=20, what="their end", next_step="-")
+
+
+def connections(portal: Portal) -> int:
+    """Count who is connected to a portal."""
+    words = [
+        "ss",
+        "-Htn",
+        "state",
+        "established",
+        "src",
+        str(portal.address),
+        "sport",
+        "=",
+        f":{portal.port}",
+    ]
+    return len(run(words).splitlines())
 
 
 # --- where it listens --------------------------------------------------------------------------------------

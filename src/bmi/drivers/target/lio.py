@@ -93,9 +93,12 @@ class LioTarget:
 
     def exports(self, portal: UUID) -> list[Export]:
         """List what a portal really serves, without the secrets."""
-        return self._asked(
-            None, lambda: [found.as_export() for found in self._listed(portal) if found.enabled]
-        )
+
+        def look() -> list[Export]:
+            with lio_kernel.told("to be listed"):
+                return [found.as_export() for found in self._listed(portal) if found.enabled]
+
+        return self._asked(None, look)
 
     def sessions(self, portal: UUID) -> list[Session]:
         """List who is logged in at a portal: of each export the newest session."""
@@ -103,7 +106,7 @@ class LioTarget:
         def look() -> list[Session]:
             found: list[Session] = []
             for iqn in lio_export.pieces(self._mark, portal):
-                with lio_kernel.unless_gone():
+                with lio_kernel.told("to be asked for sessions"), lio_kernel.unless_gone():
                     found += sessions(tpg(iqn), iqn)
             return found
 
