@@ -19,7 +19,7 @@ PYTHON = str(CHECKOUT / ".venv/bin/python")
 TESTS = ("tests/contract/test_target.py", "tests/lio/lio_kernel.py")
 FIRMWARE = ("tests/lio/lio_firmware.py",)
 _REPORT = "/scratch/tmp/report.xml"
-_FIRMWARE_DEADLINE = 300  # seconds
+_FIRMWARE_DEADLINE = 600  # seconds
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -170,7 +170,6 @@ def test_an_alias_cannot_pass_for_an_address(
     alias = "x\nLIO Session ID: 77   ISID: 0x1\n   Address 198.51.100.9 TCP  StatSN: 0x1"
     with Connection(portal, export, alias=alias):
         (session,) = target.sessions(portal.id)
-        print(*(repr(f.read_text()) for f in CONFIGFS.glob("target/iscsi/*/tpgt_1/acls/*/info")))  # XXX
     assert isinstance(session, Session)
     assert IPv4Address(session.address).is_loopback
     assert session.id & 0xFFFF_FFFF != 77
