@@ -18,15 +18,16 @@ def parse(info: str) -> tuple[int, str] | None:
     """Return a session's number and its initiator's address, from what the kernel says of an initiator.
 
     The initiator's alias is part of it, whatever text the initiator chose, with line breaks. It comes before what
-    is looked for, so the last of each kind is the kernel's own.
+    is looked for: so the last number is the kernel's own, and so is the address that follows that.
 
     Returns:
         None if nobody is logged in.
     """
-    numbers, addresses = _ID.findall(info), _ADDRESS.findall(info)
+    numbers = list(_ID.finditer(info))
     if not numbers:
         return None
-    return int(numbers[-1]), addresses[-1] if addresses else ""
+    address = _ADDRESS.search(info, numbers[-1].end())
+    return int(numbers[-1][1]), address[1] if address else ""
 
 
 def _session(acl: Path, iqn: str) -> Session | None:

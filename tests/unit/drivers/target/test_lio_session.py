@@ -33,5 +33,5 @@ def test_an_alias_cannot_pass_for_the_kernels_words() -> None:
 
 
 def test_a_connection_that_is_just_closing_has_no_address() -> None:
-    lines = LOGGED_IN.format(alias="").splitlines(keepends=True)
+    lines = LOGGED_IN.format(alias=FORGED).splitlines(keepends=True)
     assert parse("".join(lines[:-2])) == (1, "")
