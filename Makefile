@@ -6,7 +6,7 @@ PYTEST := .venv/bin/pytest
 PART ?= control
 STORE ?= local
 
-.PHONY: help setup demo test thorough faults security check bench clean
+.PHONY: help setup demo test thorough lio faults security check bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  \033[1m%-8s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ test: setup check ## Run every test: units on PostgreSQL too, contract, real dae
 
 thorough: setup ## More boots: all golden images, all firmware, plain Debians on LVM, XFS and btrfs (an hour)
 	@$(PYTEST) tests/e2e -m thorough $(ARGS)
+
+lio: setup ## Test the target driver lio in a virtual machine, whose kernel has what it needs (a quarter of an hour; ARGS=--bench measures)
+	@$(PYTHON) -m tests.lio $(ARGS)
 
 faults: setup ## Let every workflow go wrong at every point, in every way; writes docs/faults.md (an hour or more)
 	@$(PYTHON) -m tests.faults --real --report docs/faults.md $(ARGS)

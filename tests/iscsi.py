@@ -99,9 +99,11 @@ class Initiator:
         return self._run("qemu-img", "compare", *self._secret(), "--image-opts", self.image(lun), theirs)
 
     @contextmanager
-    def session(self, lun: int = 1, *, busy: bool = False) -> Iterator["subprocess.Popen[str]"]:
-        """Stay logged in; with `busy` read all the time."""
-        command = self._qemu_io(lun, readonly=True)
+    def session(
+        self, lun: int = 1, *, busy: bool = False, readonly: bool = True
+    ) -> Iterator["subprocess.Popen[str]"]:
+        """Stay logged in; with `busy` read all the time, or else do what is written to the process's input."""
+        command = self._qemu_io(lun, readonly=readonly)
         if busy:
             command = ["iscsi-perf", "-i", self.export.initiator, "-b", "8", self.url(lun)]
         words = [*inside(self.portal.namespace), *command]

@@ -1,6 +1,7 @@
 """What every target driver must do.
 
 tgt runs for real: over files and over images in a real Ceph, in the host's namespace and in one of its own.
+The kernel's own target does where the kernel has it: in the virtual machine of `make lio`.
 """
 
 import signal
@@ -15,10 +16,12 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from rtslib_fb import RTSRoot
 
 from bmi.drivers import Outcome, Site
 from bmi.drivers.storage import Backing
 from bmi.drivers.target import Export, Lun, Portal, Removal, Target
+from bmi.drivers.target.lio import LioTarget
 from bmi.drivers.target.memory import MemoryTarget
 from bmi.drivers.target.tgt import TgtTarget
 from bmi.errors import BadRequest, PortTaken, SettingsInvalid
@@ -104,18 +107,59 @@ class TgtRig:
 
     @contextmanager
     def log_in(self, driver: Any, portal: Portal, export: Export) -> Iterator[None]:
-        before = len(driver.sessions(portal.id))
-        with Initiator(portal, export).session():
-            wait_until(
-                lambda: len(driver.sessions(portal.id)) > before,
-                deadline=20,
-                what="the log-in",
-                next_step="look into tgtd's log",
-            )
+        with logged_in(driver, portal, export):
             yield
 
 
-Rig = MemoryRig | TgtRig
+class LioRig:
+    """The lio driver on the kernel's own target, and real initiators."""
+
+    def __init__(self, folder: Path, namespace: str | None) -> None:
+        self.folder = folder
+        self.namespace = namespace
+
+    def driver(self, **options: float) -> LioTarget:
+        return LioTarget(options, Site(self.folder, MARK))
+
+    def portal(self) -> Portal:
+        return free_portal(self.namespace)
+
+    def export(self, name: str) -> Export:
+        return make_export(self.folder.parent, name)
+
+    def kill(self, driver: Any, portal: UUID) -> None:
+        RTSRoot().clear_existing(confirm=True)  # all that the kernel's target has, as `targetctl clear` does
+
+    def gets_through(self, driver: Any, portal: Portal, source: IPv4Address) -> bool:
+        return gets_through(portal, source)
+
+    @contextmanager
+    def log_in(self, driver: Any, portal: Portal, export: Export) -> Iterator[None]:
+        with logged_in(driver, portal, export):
+            yield
+
+
+@contextmanager
+def logged_in(driver: Target, portal: Portal, export: Export) -> Iterator[None]:
+    """Log a real initiator in, and wait until the driver tells of it."""
+    before = len(list(driver.sessions(portal.id)))
+    with Initiator(portal, export).session():
+        wait_until(
+            lambda: len(list(driver.sessions(portal.id))) > before,
+            deadline=20,
+            what="the log-in",
+            next_step="look into tgtd's log",
+        )
+        yield
+
+
+Rig = MemoryRig | TgtRig | LioRig
+
+PROCESSES = ["memory", "tgt", "tgt-namespace", "tgt-rbd", "tgt-rbd-namespace", "tgt-helper-namespace"]
+KERNEL = ["lio", "lio-namespace"] if Path("/sys/module/iscsi_target_mod").exists() else []
+
+can_hang = pytest.mark.parametrize("rig", PROCESSES, indirect=True)
+"""For tests of servers that hang: the kernel's target is no process that could be stopped or ended."""
 
 
 @pytest.fixture(scope="module")
@@ -124,9 +168,7 @@ def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Images]:
         yield found
 
 
-@pytest.fixture(
-    params=["memory", "tgt", "tgt-namespace", "tgt-rbd", "tgt-rbd-namespace", "tgt-helper-namespace"]
-)
+@pytest.fixture(params=PROCESSES + KERNEL)
 def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
     state = tmp_path / "state"
     if request.param == "memory":
@@ -134,13 +176,16 @@ def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
         return
     in_ceph = request.getfixturevalue("ceph") if "rbd" in request.param else None
     if "namespace" not in request.param:
-        yield TgtRig(state, None, in_ceph)
+        yield LioRig(state, None) if request.param == "lio" else TgtRig(state, None, in_ceph)
         return
     namespace = f"bmi-{MARK}-{new_id().hex}"
     with ExitStack() as stack:
         run(["ip", "netns", "add", namespace])
         stack.callback(run, ["ip", "netns", "delete", namespace])
         run(["ip", "-n", namespace, "link", "set", "lo", "up"])
+        if "lio" in request.param:
+            yield LioRig(state, namespace)
+            return
         rights: Rights = OWN
         if "helper" in request.param:
             rights = HelpedRights(stack.enter_context(helping(tmp_path / "h")).client(MARK))
@@ -414,6 +459,7 @@ def test_the_last_export_can_go_and_come_back(driver: Target, portal: Portal, ex
     assert driver.serve(portal, [a]) is DONE
 
 
+@can_hang
 @pytest.mark.usefixtures("driver")
 def test_remove_from_a_server_that_hangs_ends_it_and_names_who_was_connected(
     rig: Rig, portal: Portal, export: MakeExport
@@ -455,6 +501,7 @@ def test_sessions_differ_between_two_log_ins(
 # --- servers that hang -------------------------------------------------------------------------------------
 
 
+@can_hang
 @pytest.mark.usefixtures("driver")
 @pytest.mark.parametrize("found_running", [False, True])
 def test_a_server_that_hangs_is_ended_reported_and_filled_again(

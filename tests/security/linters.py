@@ -14,7 +14,7 @@ _DEADLINE = 600  # seconds for a program
 
 ACCEPTED = {
     ("boot/service.py", "B104"): "an address to compare with; nothing listens there",
-    ("drivers/target/tgt_ports.py", "B104"): "an address to compare with; nothing listens there",
+    ("drivers/target/ports.py", "B104"): "an address to compare with; nothing listens there",
     ("images/appliance/child/look.py", "B108"): "the /tmp of a sandbox that only this look has",
     ("images/appliance/sandbox.py", "B108"): "the /tmp of a sandbox that only this look has",
     ("images/appliance/disk.py", "B103"): "a socket for another user, in a folder that is the service's own",

@@ -10,9 +10,10 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple
+from pathlib import Path
 
 from bmi.drivers.target import Export, Lun, Portal
-from bmi.errors import BadRequest
+from bmi.errors import BadRequest, TargetError
 
 # RFC 7143 4.2.7: up to 223 bytes; the characters are those that tgtd takes in a target's name.
 _ISCSI_NAME = re.compile(r"(iqn|eui|naa)\.[A-Za-z0-9:.-]{1,219}")
@@ -23,6 +24,7 @@ _PATH = re.compile(r"/[^,\x00-\x1f\x7f]{0,1022}")
 _RBD_PATH = re.compile(r"[A-Za-z0-9._-]{1,64}/[A-Za-z0-9._-]{1,96}(@[A-Za-z0-9._-]{1,96})?")
 _CEPH_CONF = re.compile(r"/[^,;\x00-\x1f\x7f]{0,1022}")
 _CEPH_USER = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_SECTOR = 512  # bytes; what is after the last whole one would be left out
 _LUNS = range(1, 256)  # what SAM's flat addressing of one byte can name; 0 is the controller
 
 
@@ -62,6 +64,32 @@ def fingerprint(export: Export) -> str:
     luns = [(lun.number, *astuple(lun.backing), lun.readonly) for lun in export.luns]
     content = json.dumps([export.iqn, export.initiator, export.username, export.password, sorted(luns)])
     return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+
+
+def serial(export: Export, lun: Lun) -> str:
+    """Return a logical unit's serial number: the same after every restart, another one for every other unit.
+
+    32 hexadecimal digits, which targets also turn into the unit's NAA identifier.
+    """
+    return hashlib.blake2b(f"{export.iqn} {lun.number}".encode(), digest_size=16).hexdigest()
+
+
+def file_problem(who: str, path: Path) -> TargetError | None:
+    """Say what keeps a file from being served.
+
+    Args:
+        who: The logical unit, in words.
+        path: The file.
+    """
+    if not path.is_file():
+        return TargetError(f"{who}: {path} is no file", next_step="look whether the storage is mounted")
+    size = path.stat().st_size
+    if not size or size % _SECTOR:
+        return TargetError(
+            f"{who}: {path} has {size} bytes, which are no whole sectors of {_SECTOR}",
+            next_step="make the volume again in whole sectors",
+        )
+    return None
 
 
 def _check_export(export: Export) -> None:

@@ -35,8 +35,8 @@ from pydantic import Field
 from bmi.drivers import Options, Outcome, Site, parse_options
 from bmi.drivers.target import Export, Portal, Removal, Session
 from bmi.drivers.target.checks import check_exports, check_portal
+from bmi.drivers.target.portal_lock import PortalLocks
 from bmi.drivers.target.tgt_export import Filled, fill, served, take_apart
-from bmi.drivers.target.tgt_lock import PortalLocks
 from bmi.drivers.target.tgt_server import TgtServer
 from bmi.drivers.target.tgt_socket import Code, Refused, Unanswered
 from bmi.errors import BadRequest, PortTaken, TargetError

@@ -4,7 +4,6 @@ The name of the initiator that is let in is bound last and unbound first. So an 
 or half-removed, and nobody can log in at it: it can be cleared away at any time.
 """
 
-import hashlib
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from bmi.drivers.storage import Backing
 from bmi.drivers.target import Export, Lun
-from bmi.drivers.target.checks import fingerprint
+from bmi.drivers.target.checks import file_problem, fingerprint, serial
 from bmi.drivers.target.tgt_listing import ListedTarget
 from bmi.drivers.target.tgt_log import Log
 from bmi.drivers.target.tgt_socket import BSTYPES, Code, Refused, TgtSocket
@@ -26,7 +25,6 @@ DISCOVERY_ACCOUNT = "bmi-discovery"
 initiator, without asking for a secret. Nodes know the name and need no discovery."""
 
 _VENDOR = "BMI"
-_SECTOR = 512  # bytes; tgtd leaves out what is after the last whole one
 _RETRY = 0.002  # seconds; a closed session of a busy initiator is gone after some milliseconds
 _TYPES = {bstype: type for type, bstype in BSTYPES.items()}
 _LAST_TID = 0x7FFF_FFFF  # ids are int32_t in tgtd, and negative ones mean all targets
@@ -142,14 +140,6 @@ def take_apart(tgtd: TgtSocket, target: ListedTarget, seen: set[str], *, deadlin
     _drop_unbound_accounts(tgtd)
 
 
-def serial(export: Export, lun: Lun) -> str:
-    """Return a logical unit's serial number: the same after every restart, another one for every other unit.
-
-    32 hexadecimal digits, which tgtd also turns into the unit's NAA identifier.
-    """
-    return hashlib.blake2b(f"{export.iqn} {lun.number}".encode(), digest_size=16).hexdigest()
-
-
 # --- what is there ----------------------------------------------------------------------------------------
 
 
@@ -212,16 +202,7 @@ def _problem(export: Export, lun: Lun) -> TargetError | None:
             f"{who}: Ceph's configuration {lun.backing.conf} cannot be read",
             next_step="restart BMI, its storage driver writes the file; if it is there, look who may read it",
         )
-    path = Path(lun.backing.path)
-    if not path.is_file():
-        return TargetError(f"{who}: {path} is no file", next_step="look whether the storage is mounted")
-    size = path.stat().st_size
-    if not size or size % _SECTOR:
-        return TargetError(
-            f"{who}: {path} has {size} bytes, which are no whole sectors of {_SECTOR}",
-            next_step="make the volume again in whole sectors",
-        )
-    return None
+    return file_problem(who, Path(lun.backing.path))
 
 
 # --- making -----------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ import psutil
 from bmi import processes
 from bmi.drivers.target import Portal
 from bmi.drivers.target import tgt_forwarder_control as control
-from bmi.drivers.target.tgt_ports import NAMESPACES, connected, port_taken
+from bmi.drivers.target.ports import NAMESPACES, connected, port_taken
 from bmi.errors import CommandFailed, DeadlineExceeded, LegError, PortTaken, TargetError
 from bmi.processes import Process
 from bmi.rights import Rights

@@ -15,9 +15,9 @@ from pathlib import Path
 from bmi import processes
 from bmi.drivers.target import Portal
 from bmi.drivers.target.ceph_locks import CephLocks
+from bmi.drivers.target.ports import NAMESPACES, connected_to, port_taken, where
 from bmi.drivers.target.tgt_forwarder import Forwarder
 from bmi.drivers.target.tgt_log import Log
-from bmi.drivers.target.tgt_ports import NAMESPACES, connected_to, port_taken, where
 from bmi.drivers.target.tgt_socket import NAME, Refused, TgtSocket, Unanswered
 from bmi.errors import CommandFailed, DeadlineExceeded, PortTaken, TargetError
 from bmi.processes import Process

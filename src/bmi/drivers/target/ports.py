@@ -13,7 +13,7 @@ from bmi.rights import Rights
 NAMESPACES = Path("/run/netns")
 """Where ip-netns(8) keeps them."""
 
-_ESTABLISHED = "01"  # in /proc/net/tcp (proc(5))
+_ESTABLISHED, _LISTENING = "01", "0A"  # in /proc/net/tcp (proc(5))
 
 
 def port_taken(rights: Rights, portal: Portal) -> PortTaken:
@@ -38,7 +38,13 @@ def connected(table: str, address: str, port: int) -> set[str]:
         port: See there.
     """
     here = _hexadecimal(address, port)
-    return {_address(remote) for local, remote, _ in _established(table) if local == here}
+    return {_address(remote) for local, remote, _ in _rows(table, _ESTABLISHED) if local == here}
+
+
+def listens(table: str, address: str, port: int) -> bool:
+    """Say whether somebody listens on an address, of those in a /proc/net/tcp."""
+    here = _hexadecimal(address, port)
+    return any(local == here for local, _, _ in _rows(table, _LISTENING))
 
 
 def connected_to(pid: int) -> set[str]:
@@ -48,13 +54,13 @@ def connected_to(pid: int) -> set[str]:
         table = Path(f"/proc/{pid}/net/tcp").read_text()
     except OSError:
         return set()
-    return {_address(remote) for _, remote, inode in _established(table) if inode in sockets}
+    return {_address(remote) for _, remote, inode in _rows(table, _ESTABLISHED) if inode in sockets}
 
 
-def _established(table: str) -> list[tuple[str, str, str]]:
-    """Return local address, remote address and inode of each connection in a /proc/net/tcp (proc(5))."""
+def _rows(table: str, state: str) -> list[tuple[str, str, str]]:
+    """Return local address, remote address and inode of each socket in a state, of a /proc/net/tcp (proc(5))."""
     rows = [line.split() for line in table.splitlines()[1:]]
-    return [(row[1], row[2], row[9]) for row in rows if row[3] == _ESTABLISHED]
+    return [(row[1], row[2], row[9]) for row in rows if row[3] == state]
 
 
 def _sockets(pid: int) -> set[str]:

@@ -48,6 +48,10 @@ class PortalLocks:
         finally:
             threads.release()
 
+    def forget(self, portal: UUID) -> None:
+        """Remove the empty folder of a portal that is gone; call it while the lock is held."""
+        (self._folder / str(portal)).rmdir()
+
     def _lock_folder(self, portal: UUID, *, make: bool) -> int | None:
         folder = self._folder / str(portal)
         try:
