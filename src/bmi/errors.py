@@ -283,13 +283,6 @@ class SwitchPortUnknown(SwitchError):
     transient = False
 
 
-class SwitchRefused(SwitchError):
-    """The switch does not let BMI in, is not the one it should be, or cannot do such a thing at all."""
-
-    code = "switch-refused"
-    transient = False
-
-
 class VlanInvalid(SwitchError):
     """A port cannot carry these VLANs on any switch."""
 
