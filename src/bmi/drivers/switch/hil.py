@@ -85,6 +85,9 @@ class HilSwitch:
                 for nic in node.nics
             ]
 
+    def heard_at(self, mac: str) -> list[str] | None:
+        """Return None: HIL does not tell."""
+
     def close(self) -> None:
         """Do nothing: each call has a connection of its own."""
 

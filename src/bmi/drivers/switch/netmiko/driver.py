@@ -70,6 +70,9 @@ class NetmikoSwitch:
         """Read every port that the options name and the switch has, see `Switch`."""
         return self._look(None)
 
+    def heard_at(self, mac: str) -> list[str] | None:
+        """Return None: the tables of addresses are not read."""
+
     def close(self) -> None:
         """End the session."""
         self._queue.close()
