@@ -118,8 +118,10 @@ def deprovision_node(
 @router.post("/nodes/{node}/allocate", dependencies=[asks(Action.NODE_USE)])
 def allocate_node(service: TheService, who: Who, node: str, body: wire.Allocate) -> wire.Node:
     """Let a free node belong to a project, without booting it; one that boots for the project stays with it."""
+    own = str(who.project) if who.project else None
+    leases.look(service.parts.db, service.parts.leases, body.project or own)
     with service.parts.db.write() as session:
-        row = allocation.allocate(session, who, node, body.project)
+        row = allocation.allocate(session, service.parts, who, node, body.project)
         return view_node(session, service.parts, who, row)
 
 

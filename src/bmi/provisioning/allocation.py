@@ -9,12 +9,14 @@ from bmi.api.nodes import NodeState
 from bmi.errors import InUse, WrongState
 from bmi.events import record
 from bmi.images.quota import require_room
+from bmi.nodes import leases
 from bmi.nodes.models import Node
 from bmi.nodes.states import move
+from bmi.parts import Parts
 from bmi.provisioning.models import Operation
 
 
-def allocate(session: Session, caller: Caller, ref: str, project: str | None) -> Node:
+def allocate(session: Session, parts: Parts, caller: Caller, ref: str, project: str | None) -> Node:
     """Give a free node to a project; one that has it already keeps it.
 
     Raises:
@@ -22,6 +24,7 @@ def allocate(session: Session, caller: Caller, ref: str, project: str | None) ->
         NotAllowed: The caller may not use nodes in that project.
         InUse: It is another project's, or an operation runs on it.
         WrongState: It is neither free nor the project's.
+        NotLeased: The site's inventory has not given it to the project.
         QuotaExceeded: The project may not have as many nodes.
     """
     node = find_owned(session, caller, Node, ref, Action.NODE_USE, project=None)
@@ -42,6 +45,7 @@ def allocate(session: Session, caller: Caller, ref: str, project: str | None) ->
             f"node {node.name} is busy: {other.verb} of {other.subject} is {other.state}",
             next_step="wait until that has ended",
         )
+    leases.take(parts.leases, node, to.name)
     require_room(session, to.id, nodes=1)
     move(node, NodeState.ALLOCATED)
     node.project, node.allocated, node.problem = to, True, None

@@ -21,6 +21,7 @@ from bmi.errors import InUse, NotFound, WrongState
 from bmi.networks import attachments
 from bmi.networks.models import Attachment
 from bmi.networks.service import apply_port, vlans_of
+from bmi.nodes import leases
 from bmi.nodes.models import Node
 from bmi.parts import Parts
 from bmi.provisioning.engine import Run, workflow
@@ -157,6 +158,10 @@ def detach(run: Run) -> None:
 
 def _carry(parts: Parts, id: UUID, state: Lifecycle) -> str:
     """Write whether a port should carry an attachment, and have it do so."""
+    if state == "ready":
+        with parts.db.read() as session:
+            node = session.get_one(Attachment, id).nic.node
+        leases.keep(parts.db, parts.leases, node.id, node.project.name if node.project else None)
     with parts.db.write() as session:
         row = session.get_one(Attachment, id)
         row.state = state
