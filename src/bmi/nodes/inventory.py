@@ -21,13 +21,13 @@ from bmi.api.nodes import NodeCreate, NodeState
 from bmi.audit import trail
 from bmi.discovery.cabling import contradiction, heard_by_cards
 from bmi.discovery.models import Discovered
-from bmi.drivers.power import Bmc
+from bmi.drivers.power import SAID, Bmc
 from bmi.drivers.switch import unknown_port
 from bmi.errors import AlreadyExists, BadRequest, BmcUnreachable, BmiError, InUse, SwitchError, WrongState
 from bmi.networks.models import Attachment
 from bmi.networks.service import switch_of
 from bmi.nodes.models import Nic, Node, NodeHardware
-from bmi.nodes.service import power_of
+from bmi.nodes.service import by_hand, power_of
 from bmi.parts import Parts
 from bmi.provisioning.models import Operation
 
@@ -177,7 +177,7 @@ def _merged(node: Node, request: NodeChange) -> NodeEntry:
         driver=node.bmc_driver,
         address=node.bmc_address,
         username=node.bmc_username,
-        options=node.bmc_options,
+        options=node.registered_options,
     ).model_copy(update={name: getattr(request.bmc, name) for name in request.bmc.model_fields_set})
     nics = [NicEntry(mac=nic.mac, switch=nic.switch, port=nic.port) for nic in node.nics]
     return NodeEntry.model_construct(
@@ -267,8 +267,8 @@ def _plan(
         _judge_alone(session, parts, plan, outside, heard, update=update)
         if error := outside.silent.get(place):
             plan.faults.append((error, None))
-    _judge_entries(plans)
-    _judge_against(inventory, plans)
+    _judge_entries(parts, plans)
+    _judge_against(parts, inventory, plans)
     return plans
 
 
@@ -282,7 +282,7 @@ def _differences(parts: Parts, node: Node, entry: NodeEntry) -> list[str]:
         "bmc username": node.bmc_username == bmc.username,
         "bmc password": password is None
         or password.get_secret_value() == parts.vault.open(node.bmc_password),
-        "bmc options": node.bmc_options == bmc.options,
+        "bmc options": node.registered_options == bmc.options,
         "nics": [(nic.mac, nic.switch, nic.port) for nic in node.nics]
         == [(nic.mac, nic.switch, nic.port) for nic in entry.nics],
     }
@@ -367,11 +367,11 @@ def _busy(session: Session, node: Node) -> BmiError | None:
     return None
 
 
-def _judge_entries(plans: Sequence[Plan]) -> None:
+def _judge_entries(parts: Parts, plans: Sequence[Plan]) -> None:
     """Find what two entries of the request both want, or one wants twice."""
     owners: dict[tuple[str, ...], int] = {}
     for place, plan in enumerate(plans):
-        keys = Counter(_claims(plan.entry))
+        keys = Counter(_claims(parts, plan.entry))
         plan.faults += [(_twice(key, plan.entry.name), None) for key, times in keys.items() if times > 1]
         taken = {key: owners[key] for key in keys if key in owners}
         # Entries of one name have much in common; that says enough.
@@ -383,7 +383,7 @@ def _judge_entries(plans: Sequence[Plan]) -> None:
             owners.setdefault(key, place)
 
 
-def _judge_against(inventory: Sequence[Node], plans: Sequence[Plan]) -> None:
+def _judge_against(parts: Parts, inventory: Sequence[Node], plans: Sequence[Plan]) -> None:
     """Find what entries want and nodes have that stay as they are.
 
     Cables may be swapped: of a node that is changed counts only what it is to have. One that is refused for that
@@ -391,12 +391,14 @@ def _judge_against(inventory: Sequence[Node], plans: Sequence[Plan]) -> None:
     """
     while True:
         changed = {plan.node.id for plan in plans if plan.node and plan.changes and not plan.faults}
-        owners = {key: node for node in inventory if node.id not in changed for key in _claims_of(node)}
+        owners = {
+            key: node for node in inventory if node.id not in changed for key in _claims_of(parts, node)
+        }
         found = False
         for plan in plans:
             if plan.faults or (plan.node is not None and not plan.changes):
                 continue
-            for key in _claims(plan.entry):
+            for key in _claims(parts, plan.entry):
                 other = owners.get(key)
                 if other is not None and (plan.node is None or other.id != plan.node.id):
                     plan.faults.append((_taken(key, other.name, in_request=False), None))
@@ -405,25 +407,31 @@ def _judge_against(inventory: Sequence[Node], plans: Sequence[Plan]) -> None:
             return
 
 
-def _claims(entry: NodeEntry) -> list[tuple[str, ...]]:
+def _claims(parts: Parts, entry: NodeEntry) -> list[tuple[str, ...]]:
     """Return what only one node can have."""
     nics = [(nic.mac, nic.switch, nic.port) for nic in entry.nics]
-    return _keys(entry.name, entry.bmc.driver, entry.bmc.address, entry.bmc.options, nics)
+    return _keys(parts, entry.name, entry.bmc.driver, entry.bmc.address, entry.bmc.options, nics)
 
 
-def _claims_of(node: Node) -> list[tuple[str, ...]]:
+def _claims_of(parts: Parts, node: Node) -> list[tuple[str, ...]]:
     nics = [(nic.mac, nic.switch, nic.port) for nic in node.nics]
-    return _keys(node.name, node.bmc_driver, node.bmc_address, node.bmc_options, nics)
+    return _keys(parts, node.name, node.bmc_driver, node.bmc_address, node.registered_options, nics)
 
 
 def _keys(
-    name: str, driver: str, address: str, options: Mapping[str, Any], nics: Sequence[tuple[str, str, str]]
+    parts: Parts,
+    name: str,
+    driver: str,
+    address: str,
+    options: Mapping[str, Any],
+    nics: Sequence[tuple[str, str, str]],
 ) -> list[tuple[str, ...]]:
     # One controller may stand for several machines; its options then say which one is meant.
     rest = [f"{key}={value}" for key, value in sorted(options.items())]
+    controller = ("bmc", driver, address.rstrip("/").lower(), *rest)
     return [
         ("name", name),
-        ("bmc", driver, address.rstrip("/").lower(), *rest),
+        *(() if by_hand(parts, driver) else (controller,)),
         *(("mac", mac) for mac, _, _ in nics),
         *(("port", switch, port) for _, switch, port in nics),
     ]
@@ -474,7 +482,9 @@ def _write(session: Session, parts: Parts, plans: Sequence[Plan]) -> list[Node]:
             continue
         node.name = plan.entry.name
         node.bmc_driver, node.bmc_address = bmc.driver, bmc.address
-        node.bmc_username, node.bmc_options = bmc.username, dict(bmc.options)
+        node.bmc_username = bmc.username
+        said = {SAID: node.bmc_options[SAID]} if plan.node and SAID in node.bmc_options else {}
+        node.bmc_options = {**bmc.options, **said}
         if bmc.password is not None or plan.node is None:
             secret = bmc.password.get_secret_value() if bmc.password else ""
             node.bmc_password = parts.vault.seal(secret)

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 from bmi.access.models import Project
 from bmi.api.nodes import NodeState
 from bmi.db import Table, now
+from bmi.drivers.power import SAID
 
 
 class Node(Table):
@@ -44,6 +45,11 @@ class Node(Table):
     nics: Mapped[list["Nic"]] = relationship(
         lazy="selectin", order_by="Nic.position", cascade="all, delete-orphan", back_populates="node"
     )
+
+    @property
+    def registered_options(self) -> dict[str, Any]:
+        """The controller's options without what people said of its power."""
+        return {key: value for key, value in self.bmc_options.items() if key != SAID}
 
 
 class Nic(Table):

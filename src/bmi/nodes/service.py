@@ -42,6 +42,11 @@ def power_of(parts: Parts, driver: str) -> Power:
         ) from None
 
 
+def by_hand(parts: Parts, driver: str) -> bool:
+    """Say whether people switch the nodes of a power driver."""
+    return bool(getattr(parts.powers.get(driver), "by_hand", False))
+
+
 def bmc_of(parts: Parts, id: UUID) -> tuple[Power, Bmc]:
     """Return how to reach a node's management controller."""
     with parts.db.read() as session:
@@ -66,7 +71,7 @@ def say_power(session: Session, parts: Parts, node: Node, state: PowerState) -> 
     Raises:
         WrongState: Its power driver asks a machine for that.
     """
-    if not getattr(power_of(parts, node.bmc_driver), "by_hand", False):
+    if not by_hand(parts, node.bmc_driver):
         raise WrongState(
             f"node {node.name} is not switched by hand: its power driver {node.bmc_driver} asks its controller",
             next_step=f"have it switched: bmi node power {node.name} {state}",

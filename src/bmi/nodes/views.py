@@ -46,7 +46,7 @@ def view_node(
             driver=row.bmc_driver,
             address=row.bmc_address,
             username=row.bmc_username,
-            options=row.bmc_options,
+            options=row.registered_options,
         )
         if who.admin
         else None,

@@ -82,3 +82,21 @@ def test_nobody_says_so_of_a_node_with_a_controller_or_without_the_right(site: S
     secret = site.api.post("/v1/tokens", json=body).json()["secret"]
     manager = TestClient(site.api.app, headers={"Authorization": f"Bearer {secret}"})
     assert manager.post("/v1/nodes/hand/power/said", json={"state": "off"}).status_code == 404
+
+
+def test_what_people_said_is_no_setting_of_the_node(site: Site) -> None:
+    say(site.api, "off")
+    body = {
+        "name": "hand",
+        "bmc": {"driver": "manual", "address": "rack 3, shelf 2"},
+        "nics": [{"mac": "52:54:00:00:00:02", "switch": "sw1", "port": "port2"}],
+    }
+    other = body | {
+        "name": "other",
+        "nics": [{"mac": "52:54:00:00:00:03", "switch": "sw1", "port": "port3"}],
+    }
+    answer = site.api.post("/v1/nodes/batch", json={"nodes": [body, other]}).json()
+    assert [verdict["outcome"] for verdict in answer["verdicts"]] == ["unchanged", "new"]
+    changed = site.api.patch("/v1/nodes/hand", json={"bmc": {"address": "rack 4"}}).json()
+    assert changed["bmc"]["options"] == {}
+    assert site.api.get("/v1/nodes/hand/power").json() == {"state": "off"}

@@ -88,7 +88,7 @@ def kinds(api: TestClient, name: str = "n1") -> list[str]:
 def test_nodes_are_taken_over_once(api: TestClient) -> None:
     assert {name: what for name, (what, _) in take_over(api).items()} == {"n1": "new", "n2": "new"}
     found = node(api)
-    assert found["bmc"] == {"driver": "memory", "address": "n1", "username": ""}
+    assert found["bmc"] == {"driver": "memory", "address": "n1", "username": "", "options": {}}
     assert found["nics"] == [{"mac": CARDS["n1"], "switch": "sw1", "port": "n1/nic1"}]
     assert found["lease"] == "held"
     assert {what for what, _ in take_over(api).values()} == {"unchanged"}
@@ -150,8 +150,8 @@ def test_a_node_that_moved_to_another_project_follows(api: TestClient, inventory
 
 
 def test_a_node_registered_by_hand_is_adopted_only_if_it_is_the_same(api: TestClient, inventory: Any) -> None:
-    bmc = {"driver": "memory", "address": "other"}
     for number, name in enumerate(CARDS, start=1):
+        bmc = {"driver": "memory", "address": f"other-{name}"}
         mac = CARDS[name] if name == "n1" else "52:54:00:00:00:77"
         nics = [{"mac": mac, "switch": "sw1", "port": f"n{number}/nic1"}]
         assert api.post("/v1/nodes", json={"name": name, "bmc": bmc, "nics": nics}).status_code == 201
@@ -218,6 +218,24 @@ def test_another_project_s_node_is_refused_at_once(api: TestClient) -> None:
     assert (answer.status_code, answer.json()["code"]) == (409, "not-leased")
     assert "hil project node add blue n1" in answer.json()["next_step"]
     assert node(api)["state"] == "available"
+
+
+def test_another_project_s_node_is_not_allocated_either(api: TestClient) -> None:
+    take_over(api)
+    answer = api.post("/v1/nodes/n1/allocate", json={"project": "blue"})
+    assert (answer.status_code, answer.json()["code"]) == (409, "not-leased")
+    assert node(api)["state"] == "available"
+    assert api.post("/v1/nodes/n1/allocate", json={"project": "red"}).json()["allocated"]
+
+
+def test_a_lost_node_joins_no_network(api: TestClient, site: Any, inventory: Any) -> None:
+    take_over(api)
+    site.network("data", "red")
+    site.ended(provision(api))
+    inventory.give("n1", "green")
+    operation = site.ended(api.post("/v1/nodes/n1/attach", json={"network": "data", "tagged": True}))
+    assert operation["error"]["code"] == "not-leased"
+    assert [there["network"] for there in node(api)["attachments"]] == ["net"]
 
 
 def test_the_workflow_asks_again_before_it_touches_the_network(
