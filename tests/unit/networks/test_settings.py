@@ -59,7 +59,7 @@ def card(parts: Parts) -> dict[str, Any]:
     """What the node's seed says about its card."""
     with parts.db.read() as session:
         record = session.scalars(select(Boot)).one()
-    (found,) = yaml.safe_load(files(seed_content(parts, record))["/network-config"])["ethernets"].values()
+    (found,) = yaml.safe_load(files(seed_content(parts, record, []))["/network-config"])["ethernets"].values()
     return cast("dict[str, Any]", found)
 
 
@@ -237,8 +237,8 @@ def test_where_another_server_gives_addresses_one_has_to_be_named(
     assert "52:54:00:00:00:01" in refused["next_step"]
     site.ended(provision(api, address="10.70.0.50"))
     assert told(parts)[0].script_url == "http://10.70.0.254:8080/boot/script.ipxe"
-    (nic,) = api.get("/v1/nodes/n1").json()["nics"]
-    assert (nic["network"], nic["address"]) == ("lan", "10.70.0.50")
+    (there,) = api.get("/v1/nodes/n1").json()["attachments"]
+    assert (there["network"], there["address"]) == ("lan", "10.70.0.50")
 
 
 def test_where_bmi_is_silent_the_card_has_its_address_from_the_seed(
