@@ -79,7 +79,7 @@ def test_a_network_that_nobody_set_gives_reservations_and_names(
     addressing, names = told(parts)
     assert addressing == Addressing(dns=True, zone="red.bmi.internal")
     assert names == [NodeName("n1.red.bmi.internal", IPv4Address("10.70.0.1"))]
-    assert card(parts)["nameservers"] == {"search": ["red.bmi.internal"]}
+    assert "nameservers" not in card(parts)  # DHCP tells of them
     site.ended(api.post("/v1/nodes/n1/deprovision", json={}))
     assert told(parts)[1] == []
 
@@ -116,7 +116,6 @@ def test_every_setting_reaches_dnsmasq_the_seed_and_who_looks(
         "match": None,
         "dhcp4": True,
         "mtu": 9000,
-        "nameservers": {"search": ["red.rack7.example.org"]},
         "critical": True,
     }
 
