@@ -13,7 +13,7 @@ from bmi.boot.variables import PARTS, SAMPLES, ExitScript, Loader, MetaData, Var
 from bmi.errors import SettingsInvalid
 
 ROOT = Path(__file__).parents[3]
-KINDS: tuple[type[Variables], ...] = (*{type(sample) for sample in SAMPLES}, *PARTS)
+KINDS: tuple[type[Variables], ...] = (*dict.fromkeys(type(sample) for sample in SAMPLES), *PARTS)
 
 
 @pytest.fixture
