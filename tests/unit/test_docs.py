@@ -1,4 +1,4 @@
-"""Every `bmi` command in the documents exists, with the options that it is shown with."""
+"""What the documents name exists: every `bmi` command, with the options that it is shown with, and every test."""
 
 import itertools
 import re
@@ -36,3 +36,19 @@ def test_the_command_exists(document: str, command: str, capsys: pytest.CaptureF
     shown = capsys.readouterr().out
     for option in options:
         assert option in shown, f"{document}: {command}: {option}"
+
+
+TESTS = sorted(
+    {
+        (document.name, file, test)
+        for document in DOCUMENTS
+        for file, test in re.findall(r"`(tests/[\w/]+\.py)(?:::(test_\w+))?`", document.read_text())
+    }
+)
+
+
+@pytest.mark.parametrize(("document", "file", "test"), TESTS)
+def test_the_test_exists(document: str, file: str, test: str) -> None:
+    path = ROOT / file
+    assert path.is_file(), f"{document} names {file}"
+    assert not test or f"def {test}(" in path.read_text(), f"{document} names {file}::{test}"

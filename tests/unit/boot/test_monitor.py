@@ -15,6 +15,7 @@ from bmi.boot.monitor import Monitor
 from bmi.boot.watch import diagnosis, wait_for
 from bmi.drivers.target.memory import MemoryTarget
 from bmi.errors import DeadlineExceeded, SwitchError
+from bmi.nodes.service import bmc_of
 from bmi.parts import Parts
 
 
@@ -141,6 +142,13 @@ def test_a_port_without_a_link_is_named(parts: Parts, record: Boot) -> None:
     cause, advice = silence(parts, record)
     assert cause == "no DHCP request from 52:54:00:00:00:01 in 90 s"
     assert advice.startswith("port port1 of switch sw1 has a link; ")
+
+
+def test_that_the_power_is_on_is_only_the_bmc_s_word(parts: Parts, record: Boot) -> None:
+    parts.powers["memory"].on(bmc_of(parts, record.node_id)[1])
+    cause, advice = silence(parts, record)
+    assert cause == "no DHCP request from 52:54:00:00:00:01 in 90 s"
+    assert advice.endswith("and that the node really has power: only its BMC says so")
 
 
 def test_a_card_that_is_heard_elsewhere_is_a_wrong_cable(parts: Parts, record: Boot) -> None:
