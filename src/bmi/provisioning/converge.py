@@ -8,14 +8,17 @@ here: whoever made one ends or undoes what he began, and of a volume that nothin
 
 import logging
 import threading
+from collections import defaultdict
+from collections.abc import Sequence
 
 from sqlalchemy import select
 
 from bmi.access.sessions import sweep_sessions
 from bmi.discovery.service import sweep as sweep_discovered
+from bmi.drivers.switch import PortVlans
 from bmi.gateways.orders import sweep
 from bmi.gateways.presence import converge_gateway, logged
-from bmi.networks.service import apply_port
+from bmi.networks.service import apply_port, switch_of, vlans_of
 from bmi.nodes.leases import watch
 from bmi.nodes.models import Nic
 from bmi.parts import Parts
@@ -100,8 +103,20 @@ def converge(parts: Parts) -> None:
 
 
 def converge_ports(parts: Parts) -> None:
-    """Make all switch ports equal to the database; what fails is logged and tried again next time."""
+    """Make all switch ports equal to the database; what fails is logged and tried again next time.
+
+    Each switch is read once, as a real one takes a second for that; ports are set that differ.
+    """
+    wanted: defaultdict[str, list[tuple[Nic, PortVlans]]] = defaultdict(list)
     with parts.db.read() as session:
-        nics = list(session.scalars(select(Nic.id)))
-    for nic in nics:
-        logged(f"card {nic}", apply_port, parts, nic)
+        for nic in session.scalars(select(Nic)):
+            wanted[nic.switch].append((nic, vlans_of(session, nic.id)))
+    for switch, cards in wanted.items():
+        logged(f"switch {switch}", _converge_switch, parts, switch, cards)
+
+
+def _converge_switch(parts: Parts, name: str, cards: Sequence[tuple[Nic, PortVlans]]) -> None:
+    carried = {state.port: state.vlans for state in switch_of(parts, name).ports()}
+    for nic, vlans in cards:
+        if carried.get(nic.port) != vlans:
+            logged(f"card {nic.id}", apply_port, parts, nic.id)

@@ -125,7 +125,9 @@ def test_only_a_node_to_be_cleaned_is_told_to_wipe(
 ) -> None:
     seeds: list[str | None] = []
     build = boot.build_seed
-    monkeypatch.setattr(boot, "build_seed", lambda content: seeds.append(content.cleaning) or build(content))
+    monkeypatch.setattr(
+        boot, "build_seed", lambda content, texts: seeds.append(content.cleaning) or build(content, texts)
+    )
     give_back(api, site)
     assert set(seeds) == {None}
     seeds.clear()

@@ -86,7 +86,7 @@ def test_a_network_with_nodes_on_it_stays(api: TestClient, site: Any) -> None:
     site.ended(provision(api))
     answer = api.delete("/v1/networks/net?project=red")
     assert answer.status_code == 409
-    assert answer.json()["detail"] == "node n1 is attached to network net"
+    assert answer.json()["detail"] == "attached to network net: node n1"
 
 
 def test_networks_get_vlans_and_subnets_of_their_own(api: TestClient, site: Any, parts: Parts) -> None:
