@@ -236,7 +236,7 @@ class IpmiBench(Bench):
         "cipher_suite": 3,
         "believe_flags": False,  # the simulator never sets it
     }
-    soon = 5
+    soon = 15
     has_drives = False
     takes_over = True
 

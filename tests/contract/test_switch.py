@@ -343,11 +343,13 @@ def test_one_that_is_killed_anywhere_leaves_a_port_that_works(bench: Bench) -> N
         with subprocess.Popen(
             [sys.executable, "-c", _WORKER, bench.spec()], stdout=subprocess.PIPE, text=True
         ) as worker:
-            assert worker.stdout is not None
-            assert worker.stdout.readline() == "working\n"
-            with closing(bench.driver()) as driver:
-                for _ in range(loops):
-                    assert driver.port(port).vlans in {ISOLATED, ACCESS, OTHER}
+            try:
+                assert worker.stdout is not None
+                assert worker.stdout.readline() == "working\n"
+                with closing(bench.driver()) as driver:
+                    for _ in range(loops):
+                        assert driver.port(port).vlans in {ISOLATED, ACCESS, OTHER}
+            finally:
                 worker.kill()
         with closing(bench.driver()) as driver:
             assert driver.port(port).vlans in {ISOLATED, ACCESS, OTHER}

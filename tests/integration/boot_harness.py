@@ -217,7 +217,9 @@ class BootLab:
         public = (key or self.key).with_suffix(".pub").read_text()
         url = f"http://{HOST}:{self._http_port}/phone-home/{name}"
         networks = tuple(SeedNetwork(mac, address, vlan) for vlan, address in (vlans or {}).items())
-        seed.write_bytes(build_seed(SeedContent(instance_id, name, (public,), None, url, mac, networks)))
+        seed.write_bytes(
+            build_seed(SeedContent(instance_id, name, (public,), None, url, mac, networks=networks))
+        )
         if ready is not None:
             ready(disk, instance_id, url)
         export = _Export(name, disk, seed)

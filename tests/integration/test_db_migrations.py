@@ -69,6 +69,8 @@ def value(column: sa.Column[Any], made: dict[str, dict[str, Any]]) -> Any:
         return None  # to its own table
     if isinstance(column.type, sa.JSON):
         return {"a": 1}
+    if isinstance(column.type, sa.LargeBinary):
+        return b"some bytes"
     kind = column.type.python_type
     if kind is str and getattr(column.type, "length", None) == 32 and column.name.endswith("id"):
         return uuid4().hex  # as SQLite keeps ids

@@ -331,7 +331,7 @@ def test_only_legs_of_the_own_installation_are_touched(bench: Bench) -> None:
             "rights.tcp_table": {"namespace": foreign},
             "rights.listening": {"namespace": None, "port": 22, "udp": False},
             "rights.dhcp_sockets": {"namespace": foreign, "interface": "eth0"},
-            "dnsmasq.serve": {"leg": _leg_of(foreign, bench.network), "hosts": [], "gateway": None},
+            "dnsmasq.serve": {"leg": _leg_of(foreign, bench.network), "hosts": []},
             "dnsmasq.end_if_hung": {"leg": _leg_of(foreign, bench.network)},
         }.items():
             with pytest.raises(NotAllowed, match="is not a leg"):
@@ -343,10 +343,10 @@ def test_only_legs_of_the_own_installation_are_touched(bench: Bench) -> None:
             "rights.socket_inside", namespace=leg.namespace, family=socket.AF_PACKET, type=socket.SOCK_RAW
         )
     with pytest.raises(NotAllowed, match="is not a leg"):
-        helper.call("dnsmasq.serve", leg=_leg_of(leg.namespace, new_id()), hosts=[], gateway=None)
+        helper.call("dnsmasq.serve", leg=_leg_of(leg.namespace, new_id()), hosts=[])
     for interface in ("eth0\ndhcp-script=/tmp/x", "--", "../eth0", "e" * 40):
         with pytest.raises(NotAllowed, match="is not a leg"):
-            helper.call("dnsmasq.serve", leg=replace(leg, interface=interface), hosts=[], gateway=None)
+            helper.call("dnsmasq.serve", leg=replace(leg, interface=interface), hosts=[])
     assert HelpedDnsmasq(other).running() == []
     assert list(HelpedLegs(other).legs()) == []
     HelpedLegs(other).down(bench.network)

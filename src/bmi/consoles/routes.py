@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import binascii
 import time
 from collections.abc import AsyncIterator
 from typing import Annotated
@@ -94,7 +93,7 @@ def type_on_console(service: TheService, who: Who, node: str, body: wire.Input) 
     """Type something on a node's console. What it is stands in no log and no trail."""
     try:
         data = base64.b64decode(body.data, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # binascii.Error is one, and so is what is said of other than ASCII
         raise BadRequest(
             "data is not Base64", next_step="encode it as RFC 4648, section 4, has it"
         ) from error

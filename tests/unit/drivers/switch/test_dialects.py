@@ -380,7 +380,7 @@ vlan44         --      --     --             yes     up                         
 
 
 def test_aoscx_ports() -> None:
-    found = read("aruba_aoscx", AOSCX, AOSCX_BRIEF)
+    found = read("aruba_aoscx", AOSCX_BRIEF, AOSCX, AOSCX_BRIEF)
     assert found["1/1/1"] == Found(*[PortVlans(101, frozenset({201}))] * 2, link=True)
     assert found["1/1/2"] == Found(ISOLATED, PortVlans(None, frozenset({999})), link=False)
     assert found["1/1/3"].vlans == PortVlans(30)
@@ -389,7 +389,7 @@ def test_aoscx_ports() -> None:
     assert found["1/1/6"].unusable
     assert found["1/1/7"].unusable == "it is a routed port"
     assert set(found) == {f"1/1/{number}" for number in range(1, 8)}
-    assert dialect("aruba_aoscx").read([AOSCX, AOSCX_BRIEF]).vlans == {1, 101, 102, 300}
+    assert dialect("aruba_aoscx").read([AOSCX_BRIEF, AOSCX, AOSCX_BRIEF]).vlans == {1, 101, 102, 300}
 
 
 # --- Juniper Junos -----------------------------------------------------------------------------------------------

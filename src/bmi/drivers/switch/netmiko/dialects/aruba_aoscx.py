@@ -29,18 +29,24 @@ _BRIEF = re.compile(
 
 
 class ArubaAoscx(Dialect):
-    """See `Dialect`. Not every model's configuration shows whether a port is shut; the overview always does."""
+    """See `Dialect`. Not every model's configuration shows whether a port is shut; the overview always does.
+
+    It is asked before and after: a port that somebody else changes meanwhile is shut in one of them, and what the
+    configuration has of it then is not in force.
+    """
 
     name = "aruba_aoscx"
     title = "Aruba AOS-CX"
     device_type = "aruba_aoscx"
     port_name = re.compile(r"\d+/\d+/\d+(:\d)?")
     save = ("write memory",)
-    questions = ("show running-config", "show interface brief")
+    questions = ("show interface brief", "show running-config", "show interface brief")
 
     def read(self, answers: Sequence[str]) -> Reading:
         """See `Dialect`."""
-        blocks = sections(answers[0])
+        before, configured, after = answers
+        blocks = sections(configured)
+        shut = {match["port"] for match in _BRIEF.finditer(before) if match["enabled"] == "no"}
         lines = {match[1]: block for header, block in blocks.items() if (match := _PORT.fullmatch(header))}
         vlans = [match[1] for header in blocks if (match := _VLAN.fullmatch(header))]
         if not vlans:
@@ -49,11 +55,11 @@ class ArubaAoscx(Dialect):
             {
                 match["port"]: _port(
                     lines.get(match["port"], []),
-                    shut=match["enabled"] == "no",
+                    shut=match["enabled"] == "no" or match["port"] in shut,
                     routed=match["mode"] == "routed",
                     link=match["status"] == "up",
                 )
-                for match in _BRIEF.finditer(answers[1])
+                for match in _BRIEF.finditer(after)
             },
             numbers(",".join(vlans)),
         )
