@@ -5,6 +5,9 @@ PYTHON := .venv/bin/python
 PYTEST := .venv/bin/pytest
 PART ?= control
 STORE ?= local
+# Tests with folders, ports and daemons of their own, which mind no neighbour; each file is one worker's.
+SIDE_BY_SIDE := tests/contract tests/faults tests/model tests/security \
+	$(addprefix tests/integration/,hil images storage switches target)
 
 .PHONY: help setup demo test thorough lio faults security check bench clean
 
@@ -19,7 +22,8 @@ demo: setup ## Boot virtual nodes of two tenants from clones of a golden image (
 
 test: setup check ## Run every test: units on PostgreSQL too, contract, real daemons, booting nodes
 	@$(PYTEST) tests/unit --database=postgresql -q -n 2 $(ARGS)
-	@$(PYTEST) tests/contract tests/integration tests/faults tests/model tests/security tests/e2e $(ARGS)
+	@$(PYTEST) $(SIDE_BY_SIDE) -n 2 --dist loadfile $(ARGS)
+	@$(PYTEST) tests/integration $(addprefix --ignore=,$(SIDE_BY_SIDE)) tests/e2e $(ARGS)
 
 thorough: setup ## More boots: all golden images, all firmware, plain Debians on LVM, XFS and btrfs (an hour)
 	@$(PYTEST) tests/e2e -m thorough $(ARGS)

@@ -416,6 +416,7 @@ def bench_of(name: str, folder: Path) -> Iterator[Bench]:
     if name == "hil":
         with hil_bench(folder) as played:
             yield played
+        return
     if name == "pdu":
         nodes = [(spec, folder / spec.name) for spec in power_only(2)]
         unit = Pdu(nodes, folder / "pdu", free_udp_port(), "operator", PASSWORD)
