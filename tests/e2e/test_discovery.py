@@ -70,13 +70,13 @@ def unregistered(site: Site, inspected: int, tmp_path: Path) -> Iterator[list[st
     ]
     words += [word for key, value in bmc["options"].items() for word in ("--bmc-option", f"{key}={value}")]
     site.must("node", "delete", NODE)
-    vsctl(site, "set", "port", node.port, f"tag={inspected}", "vlan_mode=access")
-    vsctl(site, "set", "interface", node.port, "lldp:enable=true")
+    vsctl(site, "set", "port", node.nics[0].tap, f"tag={inspected}", "vlan_mode=access")
+    vsctl(site, "set", "interface", node.nics[0].tap, "lldp:enable=true")
     yield words
-    vsctl(site, "remove", "interface", node.port, "lldp", "enable")
+    vsctl(site, "remove", "interface", node.nics[0].tap, "lldp", "enable")
     if NODE not in [found["name"] for found in site.ask("node", "list")]:
         site.lab.machine(NODE).power_off()
-        site.must("node", "register", NODE, *words, "--nic", f"{node.mac}={SWITCH}:{node.port}")
+        site.must("node", "register", NODE, *words, "--nic", f"{node.mac}={SWITCH}:{node.nics[0].tap}")
 
 
 def vsctl(site: Site, *words: str) -> None:
@@ -107,14 +107,14 @@ def test_a_machine_is_discovered_enrolled_and_provisioned(
     assert [(disk["size"], disk["serial"]) for disk in hardware["disks"]] == [(node.scratch, "scratch")]
     (card,) = hardware["cards"]
     assert (card["mac"], card["driver"], card["link"]) == (node.mac, "virtio_net", True)
-    assert [heard["port"] for heard in card["neighbours"]] == [node.port]
-    assert f"{node.mac} at {SWITCH}:{node.port}" in site.must("node", "discovered", "show", node.mac)
+    assert [heard["port"] for heard in card["neighbours"]] == [node.nics[0].tap]
+    assert f"{node.mac} at {SWITCH}:{node.nics[0].tap}" in site.must("node", "discovered", "show", node.mac)
 
     wrong = site.bmi(
         *("node", "enrol", found["id"], "--name", NODE, *unregistered), "--nic", f"{node.mac}={SWITCH}:n3"
     )
     assert wrong.status == 1
-    assert f"hears port {node.port} of switch {SWITCH} (LLDP)" in wrong.err
+    assert f"hears port {node.nics[0].tap} of switch {SWITCH} (LLDP)" in wrong.err
     site.must("node", "enrol", found["id"], "--name", NODE, *unregistered)
     assert site.ask("node", "discovered") == []
 

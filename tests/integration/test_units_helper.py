@@ -193,7 +193,7 @@ def test_a_node_that_is_given_back_leaves_nothing(provisioned: Host) -> None:
     for program in ("dnsmasq", "tgtd", "haproxy"):
         assert provisioned.processes(program) == {}, program
     assert provisioned.box.run("ip", "netns", "list") == ""
-    assert found(provisioned) == {"port-without-link"}
+    assert found(provisioned) == set()
 
 
 def test_a_golden_image_is_built_with_what_a_worker_may_do() -> None:
