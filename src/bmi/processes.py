@@ -6,6 +6,7 @@ time.
 """
 
 import contextlib
+import errno
 import json
 import os
 import select
@@ -95,7 +96,10 @@ class Process:
         """Give a descriptor that stands for this very process; None if it has ended and was collected."""
         try:
             handle = os.pidfd_open(self.pid)
-        except ProcessLookupError:
+        except OSError as error:
+            # The number may be that of another process's thread by now, which has none: pidfd_open(2).
+            if error.errno not in (errno.ESRCH, errno.EINVAL, errno.ENOENT):
+                raise
             yield None
             return
         try:

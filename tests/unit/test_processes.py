@@ -70,3 +70,15 @@ def test_a_program_that_is_not_installed_is_named(tmp_path: Path) -> None:
 def test_a_damaged_record_names_nobody(tmp_path: Path, text: str) -> None:
     (tmp_path / "record.json").write_text(text)
     assert recorded(tmp_path / "record.json") is None
+
+
+def test_a_number_that_became_a_thread_s_is_no_process() -> None:
+    stop = threading.Event()
+    thread = threading.Thread(target=stop.wait)
+    thread.start()
+    try:
+        assert thread.native_id is not None
+        assert not Process(thread.native_id, "a boot, and a time").alive()
+    finally:
+        stop.set()
+        thread.join()
