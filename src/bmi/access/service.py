@@ -16,7 +16,7 @@ from bmi.access.secrets import digest, new_secret
 from bmi.api.access import Role
 from bmi.audit import trail
 from bmi.db import Db, Table
-from bmi.errors import AlreadyExists, BadRequest, InUse, NotFound
+from bmi.errors import AlreadyExists, BadRequest, InUse, NotAllowed, NotFound
 
 T = TypeVar("T", bound=Table)
 
@@ -170,6 +170,51 @@ def find_owned(
     owner_id = getattr(row, "project_id", None)
     authorize(caller, action, owner_id, thing=f"{thing} {ref}", offered=_offered(table, action))
     return row
+
+
+def find_own(
+    session: Session,
+    caller: Caller,
+    table: type[T],
+    ref: str,
+    *,
+    write: Action,
+    read: Action,
+    project: str | None,
+    may: str,
+    next_step: str,
+) -> T:
+    """Find a thing that a caller may change, and not only use because it is offered to him.
+
+    Args:
+        session: The session.
+        caller: Who asks.
+        table: Where it is kept.
+        ref: Name or id.
+        write: What he wants to do.
+        read: What he may do with what is offered.
+        project: The project that he named, if any.
+        may: What he may do with what is offered, in words.
+        next_step: What he can do where that is all.
+
+    Raises:
+        NotFound: There is none that the caller may know of.
+        NotAllowed: The caller may use it, but not change it.
+    """
+    try:
+        return find_owned(session, caller, table, ref, write, project=project)
+    except NotFound as nothing:
+        try:
+            found: Any = find_owned(session, caller, table, ref, read, project=project)
+        except NotFound:
+            raise nothing from None
+    thing = f"{table.__name__.lower()} {ref}"
+    whose = f"project {found.project.name}" if found.project else "everybody"
+    if caller.admin:
+        raise NotFound(
+            f"{thing} belongs to {whose}, not to project {project}", next_step="name no project, or its own"
+        )
+    raise NotAllowed(f"{thing} belongs to {whose}: you may {may}, not change it", next_step=next_step)
 
 
 def visible(

@@ -9,9 +9,9 @@ from sqlalchemy.orm import Session
 
 from bmi.access.models import Project
 from bmi.access.policy import Action, Caller, authorize
-from bmi.access.service import find_owned, other_project, owner
+from bmi.access.service import find_own, find_owned, other_project, owner
 from bmi.api import image_life as wire
-from bmi.errors import AlreadyExists, BadRequest, NotAllowed, NotFound, WrongState
+from bmi.errors import AlreadyExists, BadRequest, NotFound, WrongState
 from bmi.images.models import Image, ImageShare
 from bmi.images.quota import require_room
 from bmi.images.service import require_ready
@@ -24,21 +24,15 @@ def own_image(session: Session, caller: Caller, ref: str, project: str | None) -
         NotFound: There is none that the caller may know of.
         NotAllowed: The caller may use it, but not change it.
     """
-    try:
-        return find_owned(session, caller, Image, ref, Action.IMAGE_WRITE, project=project)
-    except NotFound as nothing:
-        try:
-            image = find_owned(session, caller, Image, ref, Action.IMAGE_READ, project=project)
-        except NotFound:
-            raise nothing from None
-    whose = f"project {image.project.name}" if image.project else "everybody"
-    if caller.admin:
-        raise NotFound(
-            f"image {ref} belongs to {whose}, not to project {project}",
-            next_step="name no project, or its own",
-        )
-    raise NotAllowed(
-        f"image {ref} belongs to {whose}: you may read and clone it, not change it",
+    return find_own(
+        session,
+        caller,
+        Image,
+        ref,
+        write=Action.IMAGE_WRITE,
+        read=Action.IMAGE_READ,
+        project=project,
+        may="read and clone it",
         next_step=f"make a copy of your own: bmi image copy {ref} NAME",
     )
 

@@ -7,9 +7,9 @@ from sqlalchemy.orm import Session
 
 from bmi.access.models import Project
 from bmi.access.policy import Action, Caller, authorize
-from bmi.access.service import find_owned, other_project
+from bmi.access.service import find_own, find_owned, other_project
 from bmi.boot.models import Boot
-from bmi.errors import BadRequest, InUse, NotAllowed, NotFound
+from bmi.errors import BadRequest, InUse, NotFound
 from bmi.networks.attachments import require_ready
 from bmi.networks.models import Attachment, Network, NetworkShare
 from bmi.nodes.models import Nic, Node
@@ -24,20 +24,15 @@ def own_network(session: Session, caller: Caller, ref: str, project: str | None)
         NotFound: There is none that the caller may know of.
         NotAllowed: The caller may use it, but not change it.
     """
-    try:
-        return find_owned(session, caller, Network, ref, Action.NETWORK_WRITE, project=project)
-    except NotFound as nothing:
-        try:
-            network = find_owned(session, caller, Network, ref, Action.NETWORK_READ, project=project)
-        except NotFound:
-            raise nothing from None
-    if caller.admin:
-        raise NotFound(
-            f"network {ref} belongs to project {network.project.name}, not to project {project}",
-            next_step="name no project, or its own",
-        )
-    raise NotAllowed(
-        f"network {ref} belongs to project {network.project.name}: you may attach nodes to it, not change it",
+    return find_own(
+        session,
+        caller,
+        Network,
+        ref,
+        write=Action.NETWORK_WRITE,
+        read=Action.NETWORK_READ,
+        project=project,
+        may="attach nodes to it",
         next_step="ask a manager of that project",
     )
 
