@@ -17,9 +17,8 @@ from pydantic import TypeAdapter
 
 from bmi import processes
 from bmi.drivers.power import BootDevice
-from bmi.errors import CommandFailed
 from bmi.lab.node import NodeSpec, VirtualNode
-from bmi.run import run
+from bmi.lab.simulator import await_listening
 from bmi.wait import wait_until
 
 _START = 20.0  # seconds; it listens after some milliseconds
@@ -122,18 +121,7 @@ class IpmiController:
             record=self._record,
             log=self._log,
         )
-        process.on_exit(lambda: None)  # reaps it
-        wait_until(
-            lambda: self._listens() or not process.alive(),
-            deadline=_START,
-            what="ipmi_sim to listen",
-            next_step=f"look at {self._log}",
-        )
-        if not process.alive():
-            raise CommandFailed(
-                f"ipmi_sim ended at once: {self._log.read_text(errors='replace')[-500:]}",
-                next_step="mend what it complains about",
-            )
+        await_listening(process, "ipmi_sim", self.port, self._log)
 
     def stop(self) -> None:
         """End it; the node goes on."""
@@ -171,9 +159,6 @@ class IpmiController:
     @property
     def _log(self) -> Path:
         return self.folder / "ipmi_sim.log"
-
-    def _listens(self) -> bool:
-        return bool(run(["ss", "-Hlun", f"sport = :{self.port}"]).strip())
 
 
 def node_of(folder: Path) -> VirtualNode:

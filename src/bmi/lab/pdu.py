@@ -16,10 +16,9 @@ from typing import TextIO
 from pydantic import TypeAdapter
 
 from bmi import processes
-from bmi.errors import BmiError, CommandFailed
+from bmi.errors import BmiError
 from bmi.lab.node import NodeSpec, VirtualNode
-from bmi.run import run
-from bmi.wait import wait_until
+from bmi.lab.simulator import await_listening
 
 CONTROL = ".1.3.6.1.4.1.318.1.1.12.3.3.1.1.4"  # rPDUOutletControlOutletCommand of PowerNet-MIB
 STATE = ".1.3.6.1.4.1.318.1.1.12.3.5.1.1.4"  # rPDUOutletStatusOutletState
@@ -102,18 +101,7 @@ class Pdu:
             "-Lo",
         ]
         process = processes.start([*agent, "-I", "-systemstats"], record=self._record, log=self._log)
-        process.on_exit(lambda: None)  # reaps it
-        wait_until(
-            lambda: self._listens() or not process.alive(),
-            deadline=_START,
-            what="snmpd to listen",
-            next_step=f"look at {self._log}",
-        )
-        if not process.alive():
-            raise CommandFailed(
-                f"snmpd ended at once: {self._log.read_text(errors='replace')[-500:]}",
-                next_step="mend what it complains about",
-            )
+        await_listening(process, "snmpd", self.port, self._log)
 
     def stop(self) -> None:
         """End it; the nodes go on."""
@@ -127,9 +115,6 @@ class Pdu:
     @property
     def _log(self) -> Path:
         return self.folder / "snmpd.log"
-
-    def _listens(self) -> bool:
-        return bool(run(["ss", "-Hlun", f"sport = :{self.port}"]).strip())
 
 
 def outlets(folder: str, given: TextIO = sys.stdin, answers: TextIO = sys.stdout) -> None:
