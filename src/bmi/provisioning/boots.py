@@ -20,7 +20,7 @@ from bmi.networks import service as networks
 from bmi.networks.attachments import beside, on_node
 from bmi.nodes import leases
 from bmi.nodes.models import Node
-from bmi.nodes.service import bmc_of
+from bmi.nodes.service import bmc_of, by_hand
 from bmi.parts import Parts
 from bmi.provisioning.engine import Run
 from bmi.provisioning.image_check import appliance_of, telling
@@ -81,7 +81,7 @@ def power_on(parts: Parts, id: UUID) -> str:
     power.boot_from(bmc, BootDevice.NETWORK)
     # Who has been asked to switch it on, and did, is not asked to switch it off when this is tried again; that it
     # was off is what the step before made sure of.
-    if not getattr(power, "by_hand", False):
+    if not by_hand(parts, record.node.bmc_driver):
         power.off(bmc)
     with parts.db.write() as session:
         row = session.get_one(Boot, id)
