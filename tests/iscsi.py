@@ -5,8 +5,9 @@ import random
 import secrets
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -145,3 +146,12 @@ class Initiator:
             "LIBISCSI_CHAP_USERNAME": self.export.username,
             "LIBISCSI_CHAP_PASSWORD": self.export.password,
         }
+
+
+WRONG: dict[str, Callable[[Export], Export]] = {
+    "secret": lambda export: replace(export, password="wrong-secret-1"),
+    "CHAP name": lambda export: replace(export, username="user-b"),
+    "initiator name": lambda export: replace(export, initiator="iqn.2026-01.org.example:node-b"),
+    "no CHAP": lambda export: replace(export, username="", password=""),
+}
+"""What somebody else than the right node would show."""

@@ -17,7 +17,7 @@ from bmi.drivers.target.tgt import TgtTarget
 from bmi.errors import CommandFailed
 from bmi.run import run
 from bmi.wait import wait_until
-from tests.iscsi import MIB, Initiator, free_portal, make_export
+from tests.iscsi import MIB, WRONG, Initiator, free_portal, make_export
 from tests.libiscsi import Connection, Refused
 
 
@@ -67,14 +67,6 @@ def test_the_right_node_sees_its_disk_and_its_seed(node: Initiator) -> None:
     assert "Vendor:BMI" in node.inquire(1)
     assert node.size(1) == 64 * MIB
     assert node.size(2) == MIB
-
-
-WRONG: dict[str, Callable[[Export], Export]] = {
-    "secret": lambda export: replace(export, password="wrong-secret-1"),
-    "CHAP name": lambda export: replace(export, username="user-b"),
-    "initiator name": lambda export: replace(export, initiator="iqn.2026-01.org.example:node-b"),
-    "no CHAP": lambda export: replace(export, username="", password=""),
-}
 
 
 @pytest.mark.parametrize("what", WRONG)

@@ -22,7 +22,7 @@ from bmi.errors import CommandFailed, PortTaken, TargetError
 from bmi.ids import new_id
 from bmi.run import run
 from bmi.wait import wait_until
-from tests.iscsi import MIB, Initiator, free_portal, make_export
+from tests.iscsi import MIB, WRONG, Initiator, free_portal, make_export
 from tests.libiscsi import Connection, Refused
 
 MARK = "0a1b2c3d"
@@ -86,14 +86,6 @@ def test_the_right_node_sees_its_disk_and_its_seed(node: Initiator) -> None:
     assert "Vendor:BMI" in node.inquire(1)
     assert node.size(1) == 16 * MIB
     assert node.size(2) == MIB
-
-
-WRONG: dict[str, Callable[[Export], Export]] = {
-    "secret": lambda export: replace(export, password="wrong-secret-1"),
-    "CHAP name": lambda export: replace(export, username="user-b"),
-    "initiator name": lambda export: replace(export, initiator="iqn.2026-01.org.example:node-b"),
-    "no CHAP": lambda export: replace(export, username="", password=""),
-}
 
 
 @pytest.mark.parametrize("what", WRONG)
