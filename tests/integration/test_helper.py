@@ -144,7 +144,11 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
             node = nodes.node()
             HelpedSwitch(helper.client(MARK), "sw1").configure(node.port, PortVlans(VLAN))
             made = Bench(helper, node, switch, own, new_id())
-            yield made
+            try:
+                yield made
+            finally:
+                for daemon in processes.recorded_below(own):  # of a test that failed
+                    daemon.stop(kill=True)
             if helper.process is None:
                 helper.start()
             made.legs().down(made.network)
