@@ -61,8 +61,9 @@ def test_a_boot_that_failed_is_read_afterwards_and_a_person_types(house: Site) -
     assert "BMI: booting from" in talked, talked
     # Each start has a recording of its own, and the first is still there.
     house.must("node", "power", "n1", "cycle")
+    assert [each["number"] for each in house.ask("node", "console", "n1")["recordings"]] == [1, 2]
     wait_until(
-        lambda: "BMI: booting from" in house.must("node", "console", "n1", "--log"),
+        lambda: "BMI: booting from" in house.must("node", "console", "n1", "--log", "--boot", "2"),
         deadline=60,
         what="the node to say something after it was started anew",
         next_step="-",
